@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The engine: which bytes of which address space are still missing, who is
+ * about to fill them, and what a layout event or a fault means for that.
+ *
+ * It is pure: no system calls, no clock, no threads, no logging. Events go in
+ * as calls, with time as an argument (nanoseconds, any monotonic origin);
+ * orders come out as flights (claimed pages that their owner must fill) and
+ * wakes. The same code runs under the daemon, the tests' model and simulator.
+ *
+ * Words
+ *   space    one address space of the restored tree, one userfaultfd
+ *   missing  a range whose checkpointed bytes are not in the task yet
+ *   flight   a claim: ranges taken out of `missing` by one owner, who fills
+ *            them and calls lp_flight_finish(); what it did not fill goes back
+ *   urgent   a flight that a faulting thread waits for; others are bulk
+ *
+ * Who may call what
+ *   All calls on one engine are serialised by the caller (one lock), with one
+ *   exception: lp_flight_head() and lp_flight_advance() need no lock but the
+ *   *gate* of the space: the owner of the flight holds it shared, and layout
+ *   events (lp_space_remap/remove/unmap/fork/fault/exit) are only applied by
+ *   the one who holds it alone. See doc/design.md, "The gate".
+ *
+ * Errors: -ENOMEM leaves everything as it was, unless lp_space_broken() says
+ * that the layout of the space is no longer known; then no page of it may be
+ * filled any more.
+ */
+#ifndef LP_ENGINE_H
+#define LP_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct lp_engine;
+struct lp_space;
+struct lp_flight;
+
+#define LP_NEVER UINT64_MAX
+
+struct lp_engine_conf {
+	uint64_t page; /* bytes, the base page size */
+	uint64_t seed; /* of the trees' priorities; any value */
+};
+
+struct lp_engine *lp_engine_new(const struct lp_engine_conf *conf);
+/* All spaces must be freed before. */
+void lp_engine_free(struct lp_engine *e);
+
+/* ---- Address spaces ---------------------------------------------------- */
+
+/* @host is the caller's own pointer, handed back by lp_space_host(). */
+int lp_space_new(struct lp_engine *e, void *host, struct lp_space **out);
+/* Only when lp_space_flights() is 0. */
+void lp_space_free(struct lp_space *s);
+void *lp_space_host(const struct lp_space *s);
+
+/* [start, end) will be registered with the userfaultfd (a whole lazy VMA). */
+int lp_space_add_extent(struct lp_space *s, uint64_t start, uint64_t end);
+/* [start, end) has bytes in the checkpoint, from @img of object @obj on. */
+int lp_space_add_missing(struct lp_space *s, uint64_t start, uint64_t end, uint64_t img, uint32_t obj);
+/* A child of a fork sees zeros in [start, end) (MADV_WIPEONFORK). */
+int lp_space_add_wiped(struct lp_space *s, uint64_t start, uint64_t end);
+
+/* ---- Layout events, in the order in which they were read ---------------- */
+
+/*
+ * UFFD_EVENT_FORK. The child sees what the parent sees: what is present was
+ * inherited, what is missing (claimed or not) is missing in it too.
+ */
+int lp_space_fork(struct lp_space *s, void *host, struct lp_space **child);
+
+/*
+ * UFFD_EVENT_REMAP: @len bytes went from @from to @to. The old range stays
+ * registered until an UNMAP names it (mremap sends one; MREMAP_DONTUNMAP does
+ * not: then the old range reads as zeros).
+ */
+int lp_space_remap(struct lp_space *s, uint64_t from, uint64_t to, uint64_t len);
+/* UFFD_EVENT_REMOVE: [start, end) is about to read as zeros (MADV_DONTNEED, FREE, REMOVE). */
+int lp_space_remove(struct lp_space *s, uint64_t start, uint64_t end);
+/* UFFD_EVENT_UNMAP: [start, end) is gone. */
+int lp_space_unmap(struct lp_space *s, uint64_t start, uint64_t end);
+/* The address space is gone (exit, exec). Flights that are out find nothing left to do. */
+void lp_space_exit(struct lp_space *s);
+
+/*
+ * A layout event moves the ground under threads that wait for a page: the
+ * caller must wake (UFFDIO_WAKE) each page address handed out here, so that
+ * they look again. To be drained after every layout event.
+ */
+bool lp_space_next_wake(struct lp_space *s, uint64_t *addr);
+
+/* ---- Faults -------------------------------------------------------------- */
+
+enum lp_verdict {
+	LP_FILL, /* *flight is yours: fill it, the faulting page is its first */
+	LP_ZERO, /* the checkpoint has nothing there: zero page, then lp_space_answered() */
+	LP_WAIT, /* another urgent flight has the page and will wake the thread */
+};
+
+/*
+ * A thread faults on the page at @addr. @readahead: how many bytes, the page
+ * included, the flight may hold at most when faults come in sequence.
+ */
+int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum lp_verdict *verdict,
+		   struct lp_flight **flight);
+/* The waiting threads at @addr were woken (ZEROPAGE or WAKE succeeded). */
+void lp_space_answered(struct lp_space *s, uint64_t addr);
+/*
+ * The page at @addr could not be filled now (EAGAIN: an event is on its way;
+ * ENOMEM). The fault is kept until lp_space_next_deferred() takes it; then ask
+ * lp_space_fault() again: the answer may have changed.
+ */
+int lp_space_defer(struct lp_space *s, uint64_t addr);
+bool lp_space_next_deferred(struct lp_space *s, uint64_t *addr);
+bool lp_space_has_deferred(const struct lp_space *s);
+
+/* ---- Flights ------------------------------------------------------------- */
+
+struct lp_piece {
+	uint64_t addr; /* where the bytes must go now */
+	uint64_t len;
+	uint64_t img;  /* where they are: address in object `obj` of the images */
+	uint32_t obj;
+};
+
+struct lp_space *lp_flight_space(const struct lp_flight *f);
+bool lp_flight_urgent(const struct lp_flight *f);
+/* The page that a thread waits for (urgent flights). */
+uint64_t lp_flight_fault_addr(const struct lp_flight *f);
+/*
+ * What is left, first piece; NULL: nothing. Borrowed until the gate is left,
+ * lp_flight_advance() or lp_flight_finish().
+ */
+const struct lp_piece *lp_flight_head(const struct lp_flight *f);
+/* The first @bytes of the head piece are in the task, or there is no place for them any more. */
+void lp_flight_advance(struct lp_flight *f, uint64_t bytes);
+/*
+ * The owner is done. What it did not advance over is missing again; an
+ * unanswered fault among it becomes a deferred one. Frees the flight.
+ */
+int lp_flight_finish(struct lp_flight *f);
+
+/* ---- Background ---------------------------------------------------------- */
+
+/*
+ * Claim the next bulk flight: at most @max_bytes in at most @max_pieces pieces,
+ * from the space and the place where faults came last, then in address order;
+ * children of forks come after the tasks of the checkpoint.
+ * -EAGAIN: nothing to claim before *when (LP_NEVER: until something changes).
+ */
+int lp_engine_next(struct lp_engine *e, uint64_t max_bytes, unsigned max_pieces, uint64_t now,
+		   struct lp_flight **out, uint64_t *when);
+/* No bulk flight of @s before @until. */
+void lp_space_stall(struct lp_space *s, uint64_t until);
+
+/* ---- State --------------------------------------------------------------- */
+
+/* Nothing missing, nothing in flight, nobody waiting: the userfaultfd may go. */
+bool lp_space_complete(const struct lp_space *s);
+bool lp_space_dead(const struct lp_space *s);
+bool lp_space_broken(const struct lp_space *s);
+/* Flights that are out. */
+size_t lp_space_flights(const struct lp_space *s);
+/* Bytes that nobody has claimed. */
+uint64_t lp_space_missing(const struct lp_space *s);
+/* Is anything of [start, end) registered, as far as events told? */
+bool lp_space_registered(const struct lp_space *s, uint64_t start, uint64_t end);
+/* What would a fault at @addr find: the image address, or false for zeros. For tests. */
+bool lp_space_peek(const struct lp_space *s, uint64_t addr, uint64_t *img, uint32_t *obj);
+/* Ranges in memory, for statistics. */
+size_t lp_engine_nodes(const struct lp_engine *e);
+
+#endif

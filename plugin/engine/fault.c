@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Faults: what a faulting thread is waiting for, and that it is never
+ * forgotten. Every fault that was read stays in the space's list of waiters
+ * until somebody says that the threads at that page were woken.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine/internal.h"
+
+int waiters_reserve(struct lp_space *s)
+{
+	/* Every waiter may have to become a wake. */
+	size_t want = s->nwakes + s->nwaiters;
+
+	if (want > s->cap_wakes) {
+		uint64_t *w = realloc(s->wakes, want * 2 * sizeof(*w));
+
+		if (!w)
+			return -ENOMEM;
+		s->wakes = w;
+		s->cap_wakes = want * 2;
+	}
+	return 0;
+}
+
+static struct lp_waiter *waiter_find(const struct lp_space *s, uint64_t addr)
+{
+	size_t i;
+
+	for (i = 0; i < s->nwaiters; i++)
+		if (s->waiters[i].addr == addr)
+			return &s->waiters[i];
+	return NULL;
+}
+
+static void waiter_del(struct lp_space *s, struct lp_waiter *w)
+{
+	if (w->deferred)
+		s->ndeferred--;
+	*w = s->waiters[--s->nwaiters];
+}
+
+static int waiter_add(struct lp_space *s, uint64_t addr, struct lp_waiter **out)
+{
+	struct lp_waiter *w = waiter_find(s, addr);
+
+	if (!w) {
+		if (s->nwaiters == s->cap_waiters) {
+			size_t cap = s->cap_waiters ? s->cap_waiters * 2 : 16;
+
+			w = realloc(s->waiters, cap * sizeof(*w));
+			if (!w)
+				return -ENOMEM;
+			s->waiters = w;
+			s->cap_waiters = cap;
+		}
+		w = &s->waiters[s->nwaiters++];
+		*w = (struct lp_waiter){ .addr = addr };
+	}
+	*out = w;
+	return 0;
+}
+
+void waiters_wake(struct lp_space *s, uint64_t start, uint64_t end)
+{
+	size_t i = 0;
+
+	while (i < s->nwaiters) {
+		struct lp_waiter *w = &s->waiters[i];
+
+		if (w->addr < start || w->addr >= end) {
+			i++;
+			continue;
+		}
+		s->wakes[s->nwakes++] = w->addr;
+		waiter_del(s, w);
+	}
+}
+
+bool lp_space_next_wake(struct lp_space *s, uint64_t *addr)
+{
+	if (!s->nwakes)
+		return false;
+	*addr = s->wakes[--s->nwakes];
+	return true;
+}
+
+void lp_space_answered(struct lp_space *s, uint64_t addr)
+{
+	struct lp_waiter *w = waiter_find(s, addr);
+
+	if (w)
+		waiter_del(s, w);
+}
+
+void waiter_unfilled(struct lp_space *s, uint64_t addr, bool unfilled)
+{
+	struct lp_waiter *w = waiter_find(s, addr);
+
+	if (!w)
+		return;
+	if (!unfilled) {
+		waiter_del(s, w);
+	} else if (!w->deferred) {
+		w->deferred = true;
+		s->ndeferred++;
+	}
+}
+
+int lp_space_defer(struct lp_space *s, uint64_t addr)
+{
+	struct lp_waiter *w;
+	int rc;
+
+	if (s->dead)
+		return 0;
+	rc = waiter_add(s, addr, &w);
+	if (rc)
+		return rc;
+	if (!w->deferred) {
+		w->deferred = true;
+		s->ndeferred++;
+	}
+	return 0;
+}
+
+bool lp_space_next_deferred(struct lp_space *s, uint64_t *addr)
+{
+	size_t i;
+
+	if (!s->ndeferred)
+		return false;
+	for (i = 0; i < s->nwaiters; i++) {
+		if (s->waiters[i].deferred) {
+			s->waiters[i].deferred = false;
+			s->ndeferred--;
+			*addr = s->waiters[i].addr;
+			return true;
+		}
+	}
+	return false;
+}
+
+bool lp_space_has_deferred(const struct lp_space *s)
+{
+	return s->ndeferred != 0;
+}
+
+/* Readahead doubles while each fault hits the page after the last flight. */
+static uint64_t readahead_len(struct lp_space *s, uint64_t addr, uint64_t max)
+{
+	uint64_t page = s->engine->page;
+
+	if (addr == s->seq_next && s->seq_len < max)
+		s->seq_len *= 2;
+	else if (addr != s->seq_next)
+		s->seq_len = page;
+	if (s->seq_len < page)
+		s->seq_len = page;
+	return s->seq_len < max ? s->seq_len : (max > page ? max : page);
+}
+
+int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum lp_verdict *verdict,
+		   struct lp_flight **flight)
+{
+	struct lp_pool *pool = &s->engine->pool;
+	uint64_t page = s->engine->page, len, img;
+	struct lp_flight *f, *owner = NULL;
+	struct lp_waiter *w;
+	struct lp_piece p;
+	struct lp_range r;
+	uint32_t obj;
+	int rc;
+
+	*verdict = LP_ZERO;
+	*flight = NULL;
+	if (s->dead)
+		return 0;
+	if (s->broken)
+		return -ENOTRECOVERABLE;
+	rc = waiter_add(s, addr, &w);
+	if (rc)
+		return rc;
+	if (w->deferred) {
+		w->deferred = false;
+		s->ndeferred--;
+	}
+
+	if (lp_map_find(&s->missing, addr, &r)) {
+		len = readahead_len(s, addr, readahead);
+		if (len > r.end - addr)
+			len = r.end - addr;
+		img = r.img + (addr - r.start);
+		obj = r.obj;
+	} else if ((owner = flights_find(s, addr, &p))) {
+		if (owner->urgent) {
+			*verdict = LP_WAIT;
+			return 0;
+		}
+		/* Bulk must not hold up a thread: the page changes its owner. */
+		len = page;
+		img = p.img + (addr - p.addr);
+		obj = p.obj;
+	} else {
+		return 0;
+	}
+
+	rc = lp_pool_reserve(pool, 2);
+	if (!rc && owner)
+		rc = flights_reserve(s);
+	if (!rc)
+		rc = flight_new(s, 4, &f);
+	if (rc) {
+		int again = lp_space_defer(s, addr);
+
+		return again ? again : rc;
+	}
+	f->urgent = true;
+	f->fault_addr = addr;
+	/* Neither can fail: reserved above. The new flight has no pieces yet. */
+	if (owner)
+		flights_cut(s, addr, addr + len, NULL);
+	else
+		lp_map_cut(pool, &s->missing, addr, addr + len, NULL);
+	flight_push(f, addr, len, img, obj);
+
+	s->seq_next = addr + len;
+	s->cursor = addr + len;
+	s->engine->hot = s;
+	*flight = f;
+	*verdict = LP_FILL;
+	return 0;
+}

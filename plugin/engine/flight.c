@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Flights: claims with one owner each. The ranges of a flight are not in the
+ * map of missing ranges, so nobody else can claim them; layout events edit the
+ * pieces in place, so the owner always finds the right addresses (or none).
+ * The owner's reading and advancing is protected by the gate, see engine.h.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+
+int flight_new(struct lp_space *s, unsigned cap, struct lp_flight **out)
+{
+	struct lp_flight *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return -ENOMEM;
+	f->pieces = malloc(cap * sizeof(*f->pieces));
+	if (!f->pieces) {
+		free(f);
+		return -ENOMEM;
+	}
+	f->cap = cap;
+	f->space = s;
+	f->next = s->flights;
+	if (f->next)
+		f->next->prev = f;
+	s->flights = f;
+	s->nflights++;
+	*out = f;
+	return 0;
+}
+
+/* The capacity was given to flight_new(). */
+void flight_push(struct lp_flight *f, uint64_t addr, uint64_t len, uint64_t img, uint32_t obj)
+{
+	if (f->n == f->cap)
+		abort();
+	f->pieces[f->n++] = (struct lp_piece){ addr, len, img, obj };
+}
+
+int flights_reserve(struct lp_space *s)
+{
+	struct lp_flight *f;
+
+	for (f = s->flights; f; f = f->next) {
+		struct lp_piece *p;
+		uint32_t cap = f->cap * 2 + 2;
+
+		if (f->n + 2 <= f->cap)
+			continue;
+		p = realloc(f->pieces, cap * sizeof(*p));
+		if (!p)
+			return -ENOMEM;
+		f->pieces = p;
+		f->cap = cap;
+	}
+	return 0;
+}
+
+int flights_cut(struct lp_space *s, uint64_t start, uint64_t end, struct lp_map *out)
+{
+	struct lp_flight *f;
+	int rc;
+
+	for (f = s->flights; f; f = f->next) {
+		uint32_t i;
+
+		for (i = f->head; i < f->n; i++) {
+			struct lp_piece *p = &f->pieces[i], old = *p;
+			uint64_t a = old.addr > start ? old.addr : start;
+			uint64_t b = old.addr + old.len < end ? old.addr + old.len : end;
+
+			if (a >= b)
+				continue;
+			if (out) {
+				struct lp_range r = { a, b, old.img + (a - old.addr), old.obj };
+
+				rc = lp_map_insert(&s->engine->pool, out, &r);
+				if (rc)
+					return rc;
+			}
+			/* What remains: the part before [a, b) in place, the part after behind it. */
+			p->len = a - old.addr;
+			if (b < old.addr + old.len) {
+				struct lp_piece tail = { b, old.addr + old.len - b, old.img + (b - old.addr), old.obj };
+
+				if (!p->len) {
+					*p = tail;
+					continue;
+				}
+				if (f->n == f->cap)
+					return -ENOMEM; /* only without flights_reserve() */
+				memmove(p + 2, p + 1, (f->n - i - 1) * sizeof(*p));
+				p[1] = tail;
+				f->n++;
+				i++;
+			} else if (!p->len) {
+				memmove(p, p + 1, (f->n - i - 1) * sizeof(*p));
+				f->n--;
+				i--;
+			}
+		}
+	}
+	return 0;
+}
+
+struct lp_flight *flights_find(const struct lp_space *s, uint64_t addr, struct lp_piece *piece)
+{
+	struct lp_flight *f;
+	uint32_t i;
+
+	for (f = s->flights; f; f = f->next) {
+		for (i = f->head; i < f->n; i++) {
+			if (addr - f->pieces[i].addr < f->pieces[i].len) {
+				*piece = f->pieces[i];
+				return f;
+			}
+		}
+	}
+	return NULL;
+}
+
+void flights_drop_all(struct lp_space *s)
+{
+	struct lp_flight *f;
+
+	for (f = s->flights; f; f = f->next)
+		f->head = f->n = 0;
+}
+
+struct lp_space *lp_flight_space(const struct lp_flight *f)
+{
+	return f->space;
+}
+
+bool lp_flight_urgent(const struct lp_flight *f)
+{
+	return f->urgent;
+}
+
+uint64_t lp_flight_fault_addr(const struct lp_flight *f)
+{
+	return f->fault_addr;
+}
+
+const struct lp_piece *lp_flight_head(const struct lp_flight *f)
+{
+	return f->head < f->n ? &f->pieces[f->head] : NULL;
+}
+
+void lp_flight_advance(struct lp_flight *f, uint64_t bytes)
+{
+	struct lp_piece *p = &f->pieces[f->head];
+
+	p->addr += bytes;
+	p->img += bytes;
+	p->len -= bytes;
+	if (!p->len)
+		f->head++;
+}
+
+int lp_flight_finish(struct lp_flight *f)
+{
+	struct lp_space *s = f->space;
+	const struct lp_piece *p;
+	bool unanswered = false;
+	int rc = 0;
+
+	/* One insertion a piece; the owner keeps the flight when that fails. */
+	if (f->head < f->n && lp_pool_reserve(&s->engine->pool, f->n - f->head))
+		return -ENOMEM;
+	while ((p = lp_flight_head(f))) {
+		if (f->urgent && f->fault_addr - p->addr < p->len)
+			unanswered = true;
+		rc = lp_space_add_missing(s, p->addr, p->addr + p->len, p->img, p->obj);
+		if (rc)
+			return rc;
+		f->head++;
+	}
+	if (f->urgent)
+		waiter_unfilled(s, f->fault_addr, unanswered);
+	if (f->prev)
+		f->prev->next = f->next;
+	else
+		s->flights = f->next;
+	if (f->next)
+		f->next->prev = f->prev;
+	s->nflights--;
+	free(f->pieces);
+	free(f);
+	return 0;
+}

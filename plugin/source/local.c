@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Local images as a source. Faults are answered with a positioned read, which
+ * can be told not to wait for the disk; bulk reads go through a mapping of the
+ * page cache, so that UFFDIO_COPY takes the bytes from there without a copy in
+ * between. Only the kernel touches the mapping: a file that shrinks under us
+ * is an error of the call, never a SIGBUS.
+ *
+ * Owns nothing but itself and the windows' mappings; the images are borrowed.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "source/source.h"
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+/* One mapping of a window: long enough to hide its cost, short enough to stay small. */
+#define WINDOW (UINT64_C(4) << 20)
+
+struct local {
+	struct lp_source base;
+	const struct lp_images *im;
+	atomic_bool no_nowait; /* the file system does not know RWF_NOWAIT */
+	atomic_bool no_populate;
+};
+
+static struct local *local_of(struct lp_source *s)
+{
+	return (struct local *)s;
+}
+
+/* Where is @img, and how many bytes follow it in the same file? */
+static int locate(struct local *l, uint32_t obj, uint64_t img, const struct lp_pages_file **file, uint32_t *nr,
+		  uint64_t *off, uint64_t *len)
+{
+	const struct lp_extent *x = lp_task_lookup(lp_images_task(l->im, obj), img, NULL);
+
+	if (!x || x->kind != LP_EXT_DATA)
+		return -ENODATA;
+	*file = lp_images_file(l->im, x->file);
+	*nr = x->file;
+	*off = x->off + (img - x->start);
+	*len = x->end - img;
+	return 0;
+}
+
+static int read_all(struct local *l, uint32_t obj, uint64_t img, uint8_t *buf, uint64_t len, bool nowait)
+{
+	const struct lp_pages_file *file;
+	uint64_t off, part;
+	uint32_t nr;
+	int rc;
+
+	while (len) {
+		ssize_t n = -1;
+
+		rc = locate(l, obj, img, &file, &nr, &off, &part);
+		if (rc)
+			return rc;
+		if (part > len)
+			part = len;
+		if (nowait && !atomic_load_explicit(&l->no_nowait, memory_order_relaxed)) {
+			struct iovec iov = { buf, part };
+
+			n = preadv2(file->fd, &iov, 1, off, RWF_NOWAIT);
+			if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
+				/* tmpfs before 6.6 or so: nothing to wait for there anyhow. */
+				atomic_store_explicit(&l->no_nowait, true, memory_order_relaxed);
+			else if (n < 0)
+				return -errno;
+			else if ((uint64_t)n < part)
+				return off + n >= file->size ? -EIO : -EAGAIN;
+		}
+		if (n < 0) {
+			n = pread(file->fd, buf, part, off);
+			if (n < 0 && errno == EINTR)
+				continue;
+			if (n < 0)
+				return -errno;
+			if (!n)
+				return -EIO; /* shorter than when it was opened */
+		}
+		buf += n;
+		img += n;
+		len -= n;
+	}
+	return 0;
+}
+
+static int local_try_read(struct lp_source *s, uint32_t obj, uint64_t img, void *buf, uint64_t len)
+{
+	return read_all(local_of(s), obj, img, buf, len, true);
+}
+
+static int local_read(struct lp_source *s, uint32_t obj, uint64_t img, void *buf, uint64_t len)
+{
+	return read_all(local_of(s), obj, img, buf, len, false);
+}
+
+static void local_unmap(struct lp_source *s, struct lp_window *w)
+{
+	if (w->priv)
+		munmap(w->priv, w->priv_len);
+	*w = (struct lp_window){ 0 };
+}
+
+static int local_map(struct lp_source *s, struct lp_window *w, uint32_t obj, uint64_t img, uint64_t want)
+{
+	struct local *l = local_of(s);
+	const struct lp_pages_file *file;
+	uint64_t off, len, start;
+	uint32_t nr;
+	int rc;
+
+	rc = locate(l, obj, img, &file, &nr, &off, &len);
+	if (rc)
+		return rc;
+	if (!w->priv || w->priv_file != nr || off < w->priv_key || off >= w->priv_key + w->priv_len) {
+		void *p;
+
+		local_unmap(s, w);
+		start = off & ~(WINDOW - 1);
+		w->priv_len = file->size - start < WINDOW ? file->size - start : WINDOW;
+		p = mmap(NULL, w->priv_len, PROT_READ, MAP_SHARED, file->fd, start);
+		if (p == MAP_FAILED)
+			return -errno;
+		w->priv = p;
+		w->priv_key = start;
+		w->priv_file = nr;
+		/* All page table entries in one go; also waits here, not in the gate, for the disk. */
+		if (!atomic_load_explicit(&l->no_populate, memory_order_relaxed) &&
+		    madvise(p, w->priv_len, MADV_POPULATE_READ)) {
+			rc = -errno;
+			if (rc == -EINVAL) {
+				atomic_store_explicit(&l->no_populate, true, memory_order_relaxed);
+			} else {
+				local_unmap(s, w);
+				return rc == -EFAULT ? -EIO : rc;
+			}
+		}
+		if (start + WINDOW < file->size)
+			(void)posix_fadvise(file->fd, start + WINDOW, WINDOW, POSIX_FADV_WILLNEED);
+	}
+	if (len > w->priv_key + w->priv_len - off)
+		len = w->priv_key + w->priv_len - off;
+	w->obj = obj;
+	w->img = img;
+	w->end = img + len;
+	w->bytes = (const uint8_t *)w->priv + (off - w->priv_key);
+	return 0;
+}
+
+static const char *local_where(struct lp_source *s, uint32_t obj, uint64_t img, char *buf, size_t len)
+{
+	struct local *l = local_of(s);
+	const struct lp_pages_file *file;
+	uint64_t off, rest;
+	uint32_t nr;
+
+	if (locate(l, obj, img, &file, &nr, &off, &rest))
+		snprintf(buf, len, "pagemap-%d.img, address 0x%" PRIx64, lp_images_task(l->im, obj)->pid, img);
+	else
+		snprintf(buf, len, "%s, offset 0x%" PRIx64, file->name, off);
+	return buf;
+}
+
+static void local_close(struct lp_source *s)
+{
+	free(local_of(s));
+}
+
+static const struct lp_source_ops local_ops = {
+	.version = LP_SOURCE_VERSION,
+	.name = "local",
+	.try_read = local_try_read,
+	.read = local_read,
+	.map = local_map,
+	.unmap = local_unmap,
+	.where = local_where,
+	.close = local_close,
+};
+
+int lp_source_local_open(const struct lp_images *im, struct lp_source **out, struct lp_err *err)
+{
+	struct local *l;
+	size_t i, k;
+
+	for (i = 0; i < lp_images_ntasks(im); i++) {
+		const struct lp_task *t = lp_images_task(im, i);
+
+		for (k = 0; k < t->nextents; k++)
+			if (t->extents[k].kind == LP_EXT_SOURCE)
+				return lp_err(err, -ENODATA,
+					      "pagemap-%d.img: the pages at 0x%" PRIx64
+					      " stayed with the source of a lazy dump: name it with "
+					      "--page-server --address HOST --port PORT",
+					      t->pid, t->extents[k].start);
+	}
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return lp_err(err, -ENOMEM, "out of memory");
+	l->base.ops = &local_ops;
+	l->im = im;
+	*out = &l->base;
+	return 0;
+}
