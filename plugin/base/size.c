@@ -16,7 +16,7 @@ const char *lp_size_str(uint64_t bytes, char *buf, size_t len)
 	unsigned u = 0;
 	double v = bytes;
 
-	while (v >= 1024 && u < sizeof(units) - 2) {
+	while (v >= 1024 && u + 2 < sizeof(units)) {
 		v /= 1024;
 		u++;
 	}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The commands of lazypages. Each gets its arguments with its own name in
+ * argv[0], reads them only, and returns the exit code: 0 done, 1 failed, 2
+ * wrong usage.
+ */
+#ifndef LP_CLI_H
+#define LP_CLI_H
+
+int cmd_daemon(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
+int cmd_check(int argc, char **argv);
+
+#endif

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * `lazypages daemon`: the drop-in for `criu lazy-pages`. Parses, opens the
+ * images, listens, goes to the background if asked, serves one restore.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/size.h"
+#include "cli/cli.h"
+#include "restore/restore.h"
+
+struct opts {
+	const char *images_dir, *work_dir, *log_file, *pidfile;
+	int status_fd, verbosity;
+	bool daemon, background, page_server;
+	unsigned workers;
+};
+
+static void usage(FILE *f)
+{
+	fputs("Usage: lazypages daemon -D DIR [OPTIONS]\n"
+	      "\n"
+	      "Fills the memory of the tasks of one `criu restore --lazy-pages -D DIR -W WORKDIR`:\n"
+	      "what they touch at once, the rest in the background. Ends with status 0 when nothing\n"
+	      "of the checkpoint is missing any more.\n"
+	      "\n"
+	      "  -D, --images-dir DIR   the checkpoint (default: .)\n"
+	      "  -W, --work-dir DIR     lazy-pages.socket, log and pid file go here (default: images dir)\n"
+	      "  -o, --log-file FILE    log here instead of to stderr\n"
+	      "  -v[N], --verbosity[=N] 0 summary, 1 errors, 2 warnings (default), 3 steps, 4 everything\n"
+	      "  -d, --daemon           go to the background when ready\n"
+	      "      --pidfile FILE     write the daemon's pid\n"
+	      "      --status-fd N      write one zero byte there when ready\n"
+	      "      --workers N        threads of the background fill (default: CPUs, at most 4)\n"
+	      "      --no-background    fill only what the tasks touch\n"
+	      "      --no-default-config  accepted for CRIU's sake\n"
+	      "  -h, --help\n",
+	      f);
+}
+
+enum {
+	OPT_PIDFILE = 256,
+	OPT_STATUS_FD,
+	OPT_WORKERS,
+	OPT_NO_BACKGROUND,
+	OPT_NO_DEFAULT_CONFIG,
+	OPT_PAGE_SERVER,
+	OPT_REMOTE, /* --address and all that only matter with --page-server */
+};
+
+static int parse_number(const char *s, long min, long max, long *v)
+{
+	char *end;
+
+	errno = 0;
+	*v = strtol(s, &end, 10);
+	return errno || end == s || *end || *v < min || *v > max ? -EINVAL : 0;
+}
+
+static int parse(int argc, char **argv, struct opts *o)
+{
+	static const struct option longs[] = {
+		{ "images-dir", required_argument, NULL, 'D' },
+		{ "work-dir", required_argument, NULL, 'W' },
+		{ "log-file", required_argument, NULL, 'o' },
+		{ "verbosity", optional_argument, NULL, 'v' },
+		{ "daemon", no_argument, NULL, 'd' },
+		{ "pidfile", required_argument, NULL, OPT_PIDFILE },
+		{ "status-fd", required_argument, NULL, OPT_STATUS_FD },
+		{ "workers", required_argument, NULL, OPT_WORKERS },
+		{ "no-background", no_argument, NULL, OPT_NO_BACKGROUND },
+		{ "no-default-config", no_argument, NULL, OPT_NO_DEFAULT_CONFIG },
+		{ "page-server", no_argument, NULL, OPT_PAGE_SERVER },
+		{ "address", required_argument, NULL, OPT_REMOTE },
+		{ "port", required_argument, NULL, OPT_REMOTE },
+		{ "tls", no_argument, NULL, OPT_REMOTE },
+		{ "tls-cacert", required_argument, NULL, OPT_REMOTE },
+		{ "tls-cacrl", required_argument, NULL, OPT_REMOTE },
+		{ "tls-cert", required_argument, NULL, OPT_REMOTE },
+		{ "tls-key", required_argument, NULL, OPT_REMOTE },
+		{ "tls-no-cn-verify", no_argument, NULL, OPT_REMOTE },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	long v;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "D:W:o:v::dh", longs, NULL)) != -1) {
+		switch (c) {
+		case 'D':
+			o->images_dir = optarg;
+			break;
+		case 'W':
+			o->work_dir = optarg;
+			break;
+		case 'o':
+			o->log_file = optarg;
+			break;
+		case 'v':
+			if (!optarg) {
+				o->verbosity++;
+				break;
+			}
+			if (*optarg == 'v') { /* -vvv, as CRIU has it */
+				o->verbosity = 1 + strspn(optarg, "v");
+				break;
+			}
+			if (parse_number(optarg, 0, 4, &v)) {
+				fprintf(stderr, "lazypages daemon: -v takes 0 to 4, not `%s`\n", optarg);
+				return -EINVAL;
+			}
+			o->verbosity = v;
+			break;
+		case 'd':
+			o->daemon = true;
+			break;
+		case OPT_PIDFILE:
+			o->pidfile = optarg;
+			break;
+		case OPT_STATUS_FD:
+			if (parse_number(optarg, 0, 1 << 20, &v) || fcntl(v, F_GETFD) < 0) {
+				fprintf(stderr, "lazypages daemon: --status-fd %s: not an open descriptor\n", optarg);
+				return -EINVAL;
+			}
+			o->status_fd = v;
+			break;
+		case OPT_WORKERS:
+			if (parse_number(optarg, 1, 64, &v)) {
+				fprintf(stderr, "lazypages daemon: --workers takes 1 to 64, not `%s`\n", optarg);
+				return -EINVAL;
+			}
+			o->workers = v;
+			break;
+		case OPT_NO_BACKGROUND:
+			o->background = false;
+			break;
+		case OPT_PAGE_SERVER:
+			o->page_server = true;
+			break;
+		case OPT_NO_DEFAULT_CONFIG:
+		case OPT_REMOTE:
+			break;
+		case 'h':
+			usage(stdout);
+			exit(0);
+		default:
+			fputs("lazypages daemon: try `lazypages daemon --help`\n", stderr);
+			return -EINVAL;
+		}
+	}
+	if (optind < argc) {
+		fprintf(stderr, "lazypages daemon: what is `%s`? try `lazypages daemon --help`\n", argv[optind]);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* The parent that waits for the word of its child before it says that all is well. */
+static int go_background(int *ready_fd, pid_t *pid)
+{
+	int p[2];
+
+	if (pipe2(p, O_CLOEXEC))
+		return -errno;
+	*pid = fork();
+	if (*pid < 0) {
+		int rc = -errno;
+
+		close(p[0]);
+		close(p[1]);
+		return rc;
+	}
+	if (*pid) {
+		close(p[1]);
+		*ready_fd = p[0];
+		return 0;
+	}
+	close(p[0]);
+	*ready_fd = p[1];
+	setsid();
+	return 0;
+}
+
+static void close_std(void)
+{
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	dup2(fd, 0);
+	dup2(fd, 1);
+	dup2(fd, 2);
+	if (fd > 2)
+		close(fd);
+}
+
+static int write_pidfile(const char *path, pid_t pid)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644), rc = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (dprintf(fd, "%d", pid) < 0)
+		rc = -errno;
+	if (close(fd) && !rc)
+		rc = -errno;
+	return rc;
+}
+
+static void summary(const struct lp_restore_stats *s)
+{
+	char a[16], b[16], c[16];
+
+	pr_msg("full after %.3f s: %s in the background, %s for %llu faults (%llu of them zeros), %s had no place any "
+	       "more; %llu address spaces, %llu of them forked, %llu remaps, %llu removes, %llu unmaps, %llu fills "
+	       "put off",
+	       s->ns_handoff_to_full / 1e9, lp_size_str(s->filled_bulk, a, sizeof(a)),
+	       lp_size_str(s->filled_urgent, b, sizeof(b)), (unsigned long long)s->faults,
+	       (unsigned long long)s->zero_faults, lp_size_str(s->dropped, c, sizeof(c)),
+	       (unsigned long long)s->spaces, (unsigned long long)s->forks, (unsigned long long)s->remaps,
+	       (unsigned long long)s->removes, (unsigned long long)s->unmaps, (unsigned long long)s->refused);
+}
+
+/* From images to the last page. @ready_fd: tell the waiting parent, -1 none. */
+static int serve(const struct opts *o, const struct lp_images *im, struct lp_source *src, int listen_fd, int ready_fd,
+		 struct lp_err *err)
+{
+	struct lp_restore_conf conf = {
+		.images = im,
+		.source = src,
+		.workers = o->workers,
+		.background = o->background,
+		.progress = !o->daemon && isatty(2),
+	};
+	struct lp_restore_stats stats = { 0 };
+	int rc;
+
+	if (ready_fd >= 0) {
+		if (write(ready_fd, "", 1) != 1)
+			pr_warn("nobody waits for the daemon's start");
+		close(ready_fd);
+	}
+	if (o->status_fd >= 0) {
+		if (write(o->status_fd, "", 1) != 1)
+			pr_warn("--status-fd %d: %s", o->status_fd, strerror(errno));
+		close(o->status_fd);
+	}
+	rc = lp_restore_run(&conf, listen_fd, &stats, err);
+	if (!rc)
+		summary(&stats);
+	return rc;
+}
+
+static unsigned default_workers(void)
+{
+	long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return n < 1 ? 1 : n > 4 ? 4 : n;
+}
+
+int cmd_daemon(int argc, char **argv)
+{
+	struct opts o = {
+		.images_dir = ".", .status_fd = -1, .verbosity = LP_LOG_WARN, .background = true,
+		.workers = default_workers(),
+	};
+	struct lp_images *im = NULL;
+	struct lp_source *src = NULL;
+	struct lp_err err = { "" };
+	int listen_fd, ready_fd = -1, rc;
+	bool logging = false;
+	pid_t pid = 0;
+	char *dir = NULL;
+
+	if (parse(argc, argv, &o))
+		return 2;
+	if (o.page_server) {
+		fputs("lazypages daemon: --page-server: pages from a server are not supported yet; "
+		      "use local images (-D DIR)\n",
+		      stderr);
+		return 1;
+	}
+	dir = realpath(o.images_dir, NULL);
+	rc = dir ? 0 : lp_err_sys(&err, -errno, "%s", o.images_dir);
+	if (!rc && chdir(o.work_dir ? o.work_dir : dir))
+		rc = lp_err_sys(&err, -errno, "%s", o.work_dir ? o.work_dir : dir);
+	if (!rc) {
+		rc = lp_log_init(o.log_file, o.verbosity);
+		if (rc)
+			lp_err_sys(&err, rc, "%s", o.log_file);
+		logging = !rc && o.log_file;
+	}
+	if (!rc)
+		rc = lp_images_open(dir, &im, &err);
+	if (!rc)
+		rc = lp_source_local_open(im, &src, &err);
+	if (!rc) {
+		listen_fd = lp_restore_listen(&err);
+		rc = listen_fd < 0 ? listen_fd : 0;
+	}
+	if (!rc && o.daemon) {
+		rc = go_background(&ready_fd, &pid);
+		if (rc)
+			lp_err_sys(&err, rc, "cannot go to the background");
+		if (!rc && !pid)
+			close_std();
+	}
+	if (!rc && o.pidfile && (pid || !o.daemon)) {
+		rc = write_pidfile(o.pidfile, pid ? pid : getpid());
+		if (rc) {
+			lp_err_sys(&err, rc, "%s", o.pidfile);
+			if (pid)
+				kill(pid, SIGKILL);
+		}
+	}
+	if (!rc && pid) {
+		char byte;
+
+		/* The child says one byte when it serves; its death says nothing. */
+		rc = read(ready_fd, &byte, 1) == 1 ? 0 : lp_err(&err, -ECHILD, "the daemon died at its start");
+		goto out;
+	}
+	if (!rc)
+		rc = serve(&o, im, src, listen_fd, ready_fd, &err);
+out:
+	if (rc) {
+		fprintf(stderr, "lazypages daemon: %s\n", err.msg);
+		if (logging)
+			pr_err("%s", err.msg);
+	}
+	if (src)
+		src->ops->close(src);
+	lp_images_close(im);
+	free(dir);
+	return rc ? 1 : 0;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The subcommand table; it also prints the usage. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+static const struct {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *what;
+} commands[] = {
+	{ "daemon", cmd_daemon, "fill the tasks of one `criu restore --lazy-pages`" },
+	{ "inspect", cmd_inspect, "show what a checkpoint holds" },
+	{ "check", cmd_check, "can this machine restore lazily?" },
+	/* What callers of `criu lazy-pages` say. */
+	{ "lazy-pages", cmd_daemon, NULL },
+};
+
+static void usage(FILE *f)
+{
+	size_t i;
+
+	fputs("Usage: lazypages COMMAND [OPTIONS]\n\nCommands:\n", f);
+	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (commands[i].what)
+			fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].what);
+	fputs("\n`lazypages COMMAND --help` tells more; `lazypages --version` the version.\n", f);
+}
+
+int main(int argc, char **argv)
+{
+	size_t i;
+
+	if (argc < 2) {
+		usage(stderr);
+		return 2;
+	}
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+		usage(stdout);
+		return 0;
+	}
+	if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
+		puts("lazypages " LP_VERSION);
+		return 0;
+	}
+	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (!strcmp(argv[1], commands[i].name))
+			return commands[i].run(argc - 1, argv + 1);
+	fprintf(stderr, "lazypages: unknown command `%s`; try `lazypages --help`\n", argv[1]);
+	return 2;
+}

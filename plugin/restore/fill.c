@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Fills: the threads that put pages into the restored tasks. Bulk threads
+ * claim flights from the engine and copy them chunk by chunk, each chunk under
+ * the gate; urgent threads read what the reader could not get without
+ * sleeping. A flight keeps its mm alive, so nothing here counts references.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "restore/internal.h"
+
+#define MS UINT64_C(1000000)
+#define BACKOFF_MIN (20 * MS / 1000)
+#define BACKOFF_MAX (2 * MS)
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/*
+ * Up to @len bytes of the head piece of @f from @src. The gate is held.
+ *
+ * ENOENT means that no single registered VMA holds the range. Before CRIU is
+ * done that is a range not registered yet. Later it is a VMA that the task has
+ * split (mprotect, madvise: no event) or a place that is gone. The kernel looks
+ * for a changing layout before it looks for the VMA; so when a second call for
+ * one page says ENOENT again, every change that could have removed the page
+ * before the first call has been read, and the place is gone for good
+ * (MADV_DONTFORK in a child, for example).
+ */
+static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src, uint64_t len,
+		      _Atomic uint64_t *count)
+{
+	uint64_t n = len, done, step;
+	bool urgent = lp_flight_urgent(f);
+	int rc;
+
+	if (urgent)
+		n = LP_PAGE_SIZE; /* the thread waits for this one */
+	while (len) {
+		uint64_t addr = lp_flight_head(f)->addr;
+
+		n = min_u64(n, len);
+		rc = lp_uffd_copy(mm->fd, addr, src, n, &done);
+		step = done;
+		atomic_fetch_add_explicit(count, done, memory_order_relaxed);
+		if (!rc) {
+			n = CHUNK;
+		} else if (rc == -EEXIST) {
+			/* Filled by an urgent flight, or written by CRIU before it registered the VMA. */
+			step += LP_PAGE_SIZE;
+			if (urgent)
+				lp_uffd_wake(mm->fd, addr + done, LP_PAGE_SIZE);
+		} else if (rc == -ENOENT && atomic_load(&mm->r->armed)) {
+			if (n - done > LP_PAGE_SIZE) {
+				n = ((n - done) / 2 + LP_PAGE_SIZE - 1) & ~(LP_PAGE_SIZE - 1);
+			} else {
+				rc = lp_uffd_copy(mm->fd, addr + done, src + done, LP_PAGE_SIZE, &done);
+				if (rc == -ENOENT) {
+					pr_debug("%d.%u: no place for 0x%" PRIx64 " any more", mm->pid, mm->id,
+						 addr + step);
+					atomic_fetch_add_explicit(&mm->r->dropped, LP_PAGE_SIZE,
+								  memory_order_relaxed);
+					if (urgent)
+						lp_uffd_wake(mm->fd, addr + step, LP_PAGE_SIZE);
+				} else if (rc && rc != -EEXIST) {
+					goto stop;
+				}
+				step += LP_PAGE_SIZE;
+				n = 2 * LP_PAGE_SIZE;
+			}
+		} else {
+stop:
+			if (step)
+				lp_flight_advance(f, step);
+			return rc;
+		}
+		if (step)
+			lp_flight_advance(f, step);
+		src += step;
+		len -= step;
+	}
+	return 0;
+}
+
+int fill_pieces(struct lp_mm *mm, struct lp_flight *f, const uint8_t *buf, uint64_t img, uint64_t len,
+		_Atomic uint64_t *count)
+{
+	const struct lp_piece *p;
+	int rc = 0;
+
+	while (!rc && (p = lp_flight_head(f)))
+		rc = fill_chunk(mm, f, buf + (p->img - img), min_u64(p->len, img + len - p->img), count);
+	return rc;
+}
+
+void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj)
+{
+	struct lp_restore *r = mm->r;
+	uint64_t now = lp_now();
+	char where[128];
+
+	switch (why) {
+	case 0:
+		mm->backoff = 0;
+		return;
+	case -EAGAIN:
+		atomic_fetch_add_explicit(&r->refused, 1, memory_order_relaxed);
+		mm->backoff = min_u64(mm->backoff ? mm->backoff * 2 : BACKOFF_MIN, BACKOFF_MAX);
+		break;
+	case -ENOENT: /* not registered yet */
+		mm->backoff = MS / 5;
+		break;
+	case -ENOMEM:
+		if (!mm->warned_nomem)
+			pr_warn("%d.%u: no memory for its pages: its memory cgroup or the machine is full; "
+				"going on as soon as some is free",
+				mm->pid, mm->id);
+		mm->warned_nomem = true;
+		mm->backoff = min_u64(mm->backoff < 10 * MS ? 10 * MS : mm->backoff * 2, 1000 * MS);
+		break;
+	default:
+		if (!mm->warned_source)
+			pr_err("%d.%u: cannot fill from %s: %s; its tasks wait for their pages, trying again every "
+			       "second",
+			       mm->pid, mm->id, r->source->ops->where(r->source, obj, img, where, sizeof(where)),
+			       strerror(-why));
+		mm->warned_source = true;
+		mm->backoff = 1000 * MS;
+	}
+	lp_space_stall(mm->space, now + mm->backoff);
+	pthread_cond_signal(&r->bulk_cond); /* a sleeping worker may not know of what has come back */
+	if (!mm->retry_at || mm->retry_at < now)
+		mm->retry_at = now + mm->backoff;
+}
+
+void mm_gone(struct lp_mm *mm)
+{
+	struct lp_restore *r = mm->r;
+
+	lp_gate_enter_alone(&mm->gate);
+	pthread_mutex_lock(&r->lock);
+	if (!lp_space_dead(mm->space)) {
+		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
+		lp_space_exit(mm->space);
+	}
+	pthread_mutex_unlock(&r->lock);
+	lp_gate_leave_alone(&mm->gate);
+}
+
+/* r->lock is held and may be released for a while. The mm may be freed as soon as it is released after this. */
+static void flight_end(struct lp_mm *mm, struct lp_flight *f, int why, uint64_t img, uint32_t obj)
+{
+	struct lp_restore *r = mm->r;
+	const struct timespec pause = { .tv_nsec = 10 * MS };
+
+	while (lp_flight_finish(f)) {
+		pthread_mutex_unlock(&r->lock);
+		nanosleep(&pause, NULL);
+		pthread_mutex_lock(&r->lock);
+	}
+	if (!lp_space_dead(mm->space))
+		after_failure(mm, why, img, obj);
+	if (lp_space_has_deferred(mm->space) || lp_space_complete(mm->space) || lp_space_dead(mm->space)) {
+		mm->check = true;
+		kick_reader(r);
+	}
+}
+
+static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w)
+{
+	struct lp_restore *r = mm->r;
+	struct lp_source *src = r->source;
+	const struct lp_piece *p;
+	struct lp_piece at = { 0 };
+	int rc = 0;
+
+	while (!rc) {
+		lp_gate_enter(&mm->gate);
+		p = lp_flight_head(f);
+		if (!p) {
+			lp_gate_leave(&mm->gate);
+			break;
+		}
+		at = *p;
+		if (w->bytes && w->obj == at.obj && at.img >= w->img && at.img < w->end) {
+			rc = fill_chunk(mm, f, w->bytes + (at.img - w->img),
+					min_u64(min_u64(at.len, w->end - at.img), CHUNK), &r->filled_bulk);
+			lp_gate_leave(&mm->gate);
+		} else {
+			/* May sleep for the source: not in the gate. */
+			lp_gate_leave(&mm->gate);
+			rc = src->ops->map(src, w, at.obj, at.img, at.len);
+			if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
+				rc = -EIO; /* these mean something else for a fill */
+		}
+	}
+	if (rc == -ESRCH)
+		mm_gone(mm);
+	pthread_mutex_lock(&r->lock);
+	flight_end(mm, f, rc, at.img, at.obj);
+	pthread_mutex_unlock(&r->lock);
+}
+
+static void wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t when)
+{
+	struct timespec ts = { .tv_sec = when / 1000000000, .tv_nsec = when % 1000000000 };
+
+	if (when == LP_NEVER)
+		pthread_cond_wait(cond, lock);
+	else
+		pthread_cond_timedwait(cond, lock, &ts);
+}
+
+void *bulk_main(void *arg)
+{
+	struct lp_restore *r = arg;
+	struct lp_window w = { 0 };
+	struct lp_flight *f;
+	uint64_t when;
+	int rc;
+
+	pthread_mutex_lock(&r->lock);
+	while (!r->stopping) {
+		when = LP_NEVER;
+		rc = -EAGAIN;
+		if ((r->conf->background || r->hurry) && !r->failed && !r->fatal)
+			rc = lp_engine_next(r->engine, FLIGHT_BYTES, FLIGHT_PIECES, lp_now(), &f, &when);
+		if (rc == -ENOMEM)
+			when = lp_now() + 10 * MS;
+		if (rc) {
+			wait_until(&r->bulk_cond, &r->lock, when);
+			continue;
+		}
+		pthread_mutex_unlock(&r->lock);
+		bulk_fill(lp_space_host(lp_flight_space(f)), f, &w);
+		pthread_mutex_lock(&r->lock);
+	}
+	pthread_mutex_unlock(&r->lock);
+	r->source->ops->unmap(r->source, &w);
+	return NULL;
+}
+
+int urgent_push(struct lp_restore *r, struct lp_flight *f)
+{
+	struct urgent *u = malloc(sizeof(*u));
+
+	if (!u)
+		return -ENOMEM;
+	u->flight = f;
+	u->next = NULL;
+	*r->urgent_tail = u;
+	r->urgent_tail = &u->next;
+	pthread_cond_signal(&r->urgent_cond);
+	return 0;
+}
+
+static void urgent_fill(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf)
+{
+	struct lp_restore *r = mm->r;
+	struct lp_source *src = r->source;
+	const struct lp_piece *p;
+	struct lp_piece at = { 0 };
+	int rc = 0;
+
+	/* One piece at first; layout events may have cut or moved it. */
+	while (!rc) {
+		lp_gate_enter(&mm->gate);
+		p = lp_flight_head(f);
+		if (p)
+			at = *p;
+		lp_gate_leave(&mm->gate);
+		if (!p)
+			break;
+		at.len = min_u64(at.len, CHUNK);
+		rc = src->ops->read(src, at.obj, at.img, buf, at.len);
+		if (rc) {
+			if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
+				rc = -EIO;
+			break;
+		}
+		lp_gate_enter(&mm->gate);
+		p = lp_flight_head(f);
+		if (p && p->obj == at.obj && p->img - at.img < at.len)
+			rc = fill_chunk(mm, f, buf + (p->img - at.img),
+					min_u64(p->len, at.img + at.len - p->img), &r->filled_urgent);
+		lp_gate_leave(&mm->gate);
+	}
+	if (rc == -ESRCH)
+		mm_gone(mm);
+	pthread_mutex_lock(&r->lock);
+	flight_end(mm, f, rc, at.img, at.obj);
+	pthread_mutex_unlock(&r->lock);
+}
+
+void *urgent_main(void *arg)
+{
+	struct lp_restore *r = arg;
+	uint8_t *buf = malloc(CHUNK);
+	struct urgent *u;
+
+	if (!buf) {
+		pr_err("out of memory at start");
+		abort();
+	}
+	pthread_mutex_lock(&r->lock);
+	while (!r->stopping) {
+		u = r->urgent_head;
+		if (!u) {
+			pthread_cond_wait(&r->urgent_cond, &r->lock);
+			continue;
+		}
+		r->urgent_head = u->next;
+		if (!r->urgent_head)
+			r->urgent_tail = &r->urgent_head;
+		pthread_mutex_unlock(&r->lock);
+		urgent_fill(lp_space_host(lp_flight_space(u->flight)), u->flight, buf);
+		free(u);
+		pthread_mutex_lock(&r->lock);
+	}
+	pthread_mutex_unlock(&r->lock);
+	free(buf);
+	return NULL;
+}

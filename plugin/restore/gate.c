@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The gate, see gate.h: one atomic word, sleeping on a futex. */
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "restore/gate.h"
+
+/* A chunk takes about 20 us to copy; sleeping and waking costs as much. */
+#define SPINS 200
+
+static void pause_cpu(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#endif
+}
+
+static void sleep_on(struct lp_gate *g, uint32_t seen)
+{
+	/*
+	 * Both sequentially consistent: either the waker sees a sleeper, or the
+	 * kernel sees that the word has changed and does not sleep.
+	 */
+	atomic_fetch_add(&g->sleepers, 1);
+	if (atomic_load(&g->word) == seen)
+		syscall(SYS_futex, &g->word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+	atomic_fetch_sub(&g->sleepers, 1);
+}
+
+static void wake_all(struct lp_gate *g)
+{
+	if (atomic_load(&g->sleepers))
+		syscall(SYS_futex, &g->word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+void lp_gate_enter(struct lp_gate *g)
+{
+	uint32_t w = atomic_load(&g->word);
+
+	for (;;) {
+		if (w & LP_GATE_ALONE) {
+			sleep_on(g, w);
+			w = atomic_load(&g->word);
+		} else if (atomic_compare_exchange_weak(&g->word, &w, w + 1)) {
+			return;
+		}
+	}
+}
+
+void lp_gate_leave(struct lp_gate *g)
+{
+	uint32_t old = atomic_fetch_sub(&g->word, 1);
+
+	if (old == (LP_GATE_ALONE | 1))
+		wake_all(g);
+}
+
+void lp_gate_enter_alone(struct lp_gate *g)
+{
+	uint32_t w = atomic_load(&g->word);
+	unsigned spins = 0;
+
+	/* Announce: nobody enters after this. */
+	for (;;) {
+		if (w & LP_GATE_ALONE) {
+			sleep_on(g, w);
+			w = atomic_load(&g->word);
+		} else if (atomic_compare_exchange_weak(&g->word, &w, w | LP_GATE_ALONE)) {
+			break;
+		}
+	}
+	while ((w = atomic_load(&g->word)) != LP_GATE_ALONE) {
+		if (spins++ < SPINS)
+			pause_cpu();
+		else
+			sleep_on(g, w);
+	}
+}
+
+void lp_gate_leave_alone(struct lp_gate *g)
+{
+	atomic_store(&g->word, 0);
+	wake_all(g);
+}

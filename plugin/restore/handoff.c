@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The hand-off: what `criu restore --lazy-pages` says on lazy-pages.socket.
+ *
+ * One connection; for every task of pstree.img its pid (int32, negative for a
+ * zombie) and then one byte that carries the userfaultfd; at the end the word
+ * LAZY_PAGES_RESTORE_FINISHED. (CRIU: criu/uffd.c, send_uffd().) SO_PASSCRED
+ * adds the pid of the sender here, whatever its pid namespace.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/ioctl.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "restore/internal.h"
+
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+
+#define SOCK_NAME	 "lazy-pages.socket"
+#define RESTORE_FINISHED 0x52535446
+
+int lp_restore_listen(struct lp_err *err)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX, .sun_path = SOCK_NAME };
+	int one = 1, fd, rc;
+
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return lp_err_sys(err, -errno, "socket");
+	if (unlink(SOCK_NAME) && errno != ENOENT) {
+		rc = lp_err_sys(err, -errno, "%s: cannot remove the old one", SOCK_NAME);
+		goto out;
+	}
+	/* Before listen(), so that what is sent before accept() carries credentials too. */
+	if (setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)) || bind(fd, (void *)&sa, sizeof(sa)) ||
+	    listen(fd, 1)) {
+		rc = lp_err_sys(err, -errno, "%s: cannot listen in the work directory", SOCK_NAME);
+		goto out;
+	}
+	return fd;
+out:
+	close(fd);
+	return rc;
+}
+
+struct builder {
+	struct lp_space *space;
+	uint32_t obj;
+	uint64_t bytes;
+};
+
+static int add_lazy(void *arg, uint64_t start, uint64_t end, const struct lp_vma *vma, const struct lp_extent *ext)
+{
+	struct builder *b = arg;
+
+	b->bytes += end - start;
+	return lp_space_add_missing(b->space, start, end, start, b->obj);
+}
+
+/* The space of task @t as CRIU is about to register it. r->lock held. */
+static int build_space(struct lp_restore *r, const struct lp_task *t, uint32_t obj, struct lp_mm *mm)
+{
+	struct builder b = { .obj = obj };
+	size_t i;
+	int rc;
+
+	rc = lp_space_new(r->engine, mm, &b.space);
+	for (i = 0; !rc && i < t->nvmas; i++) {
+		const struct lp_vma *v = &t->vmas[i];
+
+		if (!v->lazy)
+			continue;
+		rc = lp_space_add_extent(b.space, v->start, v->end);
+		if (!rc && v->madv & (UINT64_C(1) << MADV_WIPEONFORK))
+			rc = lp_space_add_wiped(b.space, v->start, v->end);
+	}
+	if (!rc)
+		rc = lp_task_lazy_ranges(t, add_lazy, &b);
+	if (rc) {
+		lp_space_free(b.space);
+		return rc;
+	}
+	mm->space = b.space;
+	r->total_bytes += b.bytes;
+	return 0;
+}
+
+static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, struct lp_err *err)
+{
+	const struct lp_images *im = r->conf->images;
+	const struct lp_task *t = lp_images_find(im, pid);
+	struct lp_mm *mm;
+	uint32_t obj = 0;
+	uint64_t bytes;
+	char size[16];
+	int rc;
+
+	if (!t || !t->has_mm)
+		return lp_err(err, -EINVAL,
+			      "CRIU hands over pid %d, %s: are -D and the images of the restore the same directory?", pid,
+			      t ? "which has no memory in these images" : "which is not in pstree.img");
+	while (lp_images_task(im, obj) != t)
+		obj++;
+
+	pthread_mutex_lock(&r->lock);
+	bytes = r->total_bytes;
+	mm = mm_new(r, fd, pid);
+	rc = mm ? build_space(r, t, obj, mm) : -ENOMEM;
+	if (!rc) {
+		mm->host_pid = host_pid;
+		if (host_pid > 0)
+			mm->pidfd = syscall(SYS_pidfd_open, host_pid, 0);
+		if (!r->t_first)
+			r->t_first = lp_now();
+		rc = mm_add(mm);
+		/* The reader owns it now, even when it could not be polled. */
+		pr_info("%d.%u: handed over by pid %d: %s to fill", pid, mm->id, host_pid,
+			lp_size_str(r->total_bytes - bytes, size, sizeof(size)));
+	} else {
+		free(mm);
+	}
+	pthread_mutex_unlock(&r->lock);
+	return rc ? lp_err_sys(err, rc, "pid %d: cannot take it over", pid) : 0;
+}
+
+/* One recvmsg of at most @len bytes. What came beside the data goes to @fd (-1: nothing) and @host_pid. */
+static ssize_t receive(int sock, void *buf, size_t len, int *fd, pid_t *host_pid)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+		struct cmsghdr align;
+	} ctl;
+	struct iovec iov = { buf, len };
+	struct msghdr m = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &ctl, .msg_controllen = sizeof(ctl)
+	};
+	struct cmsghdr *c;
+	ssize_t n;
+
+	*fd = -1;
+	do {
+		n = recvmsg(sock, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	for (c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+		if (c->cmsg_level != SOL_SOCKET)
+			continue;
+		if (c->cmsg_type == SCM_RIGHTS && c->cmsg_len >= CMSG_LEN(sizeof(int))) {
+			memcpy(fd, CMSG_DATA(c), sizeof(*fd));
+		} else if (c->cmsg_type == SCM_CREDENTIALS && c->cmsg_len >= CMSG_LEN(sizeof(struct ucred))) {
+			struct ucred cred;
+
+			memcpy(&cred, CMSG_DATA(c), sizeof(cred));
+			*host_pid = cred.pid;
+		}
+	}
+	return n;
+}
+
+static int hung_up(const struct handoff *h, struct lp_err *err)
+{
+	return lp_err(err, -ECANCELED,
+		      "CRIU closed the connection before its restore was finished (%zu tasks were still to come): "
+		      "see its log",
+		      h->left);
+}
+
+int handoff_read(struct lp_restore *r, struct handoff *h, struct lp_err *err)
+{
+	ssize_t n;
+	char byte;
+	int fd, rc;
+
+	for (;;) {
+		if (h->want_fd) {
+			n = receive(h->sock, &byte, 1, &fd, &h->host_pid);
+			if (n == -EAGAIN)
+				return 0;
+			if (n < 0)
+				return lp_err_sys(err, n, SOCK_NAME);
+			if (!n)
+				return hung_up(h, err);
+			if (fd < 0)
+				return lp_err(err, -EPROTO, SOCK_NAME ": pid %d came without a descriptor", h->word);
+			rc = take_task(r, h->word, fd, h->host_pid, err);
+			if (rc)
+				return rc;
+			h->want_fd = false;
+			h->left--;
+			continue;
+		}
+		n = receive(h->sock, (char *)&h->word + h->have, sizeof(h->word) - h->have, &fd, &h->host_pid);
+		if (n == -EAGAIN)
+			return 0;
+		if (n < 0)
+			return lp_err_sys(err, n, SOCK_NAME);
+		if (!n)
+			return hung_up(h, err);
+		if (fd >= 0) {
+			close(fd);
+			return lp_err(err, -EPROTO, SOCK_NAME ": a descriptor came where a pid was due");
+		}
+		h->have += n;
+		if (h->have < sizeof(h->word))
+			continue;
+		h->have = 0;
+		if (!h->left) {
+			if ((uint32_t)h->word != RESTORE_FINISHED)
+				return lp_err(err, -EPROTO,
+					      SOCK_NAME ": all tasks are here, but CRIU says 0x%x: more tasks than in "
+							"pstree.img?",
+					      (unsigned)h->word);
+			return HANDOFF_DONE;
+		}
+		if (h->word < 0 && h->word != INT32_MIN) {
+			pr_debug("pid %d is a zombie", -h->word);
+			h->left--;
+		} else if ((uint32_t)h->word == RESTORE_FINISHED || h->word <= 0) {
+			return lp_err(err, -EPROTO, SOCK_NAME ": 0x%x came, %zu tasks before the end", (unsigned)h->word,
+				      h->left);
+		} else {
+			h->want_fd = true;
+		}
+	}
+}

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the files of the restore side share.
+ *
+ * Threads: main (hand-off, signals, exits of the tree, progress), one reader
+ * (all userfaultfds: messages, faults, their fills), `workers` for bulk,
+ * URGENT_THREADS for faults whose bytes are not at hand.
+ *
+ * Locks, in the order in which they may be taken:
+ *   1. mm->gate  (see gate.h)
+ *   2. r->lock   the engine, the list of mms, the urgent queue, everything in
+ *                struct lp_restore and struct lp_mm that is not atomic
+ * Nothing sleeps for a source while it holds either.
+ *
+ * An mm belongs to the reader, which alone closes its descriptor and frees it,
+ * and only when no flight of its space is out and no thread can hold its gate.
+ */
+#ifndef LP_RESTORE_INTERNAL_H
+#define LP_RESTORE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#include "base/log.h"
+#include "base/size.h"
+#include "engine/engine.h"
+#include "restore/gate.h"
+#include "restore/restore.h"
+#include "restore/uffd.h"
+
+/* A fault waits for at most one chunk; larger ones fill no faster (userfaultfd-facts 13). */
+#define CHUNK (UINT64_C(64) << 10)
+/* A bulk flight: what a worker claims at once. */
+#define FLIGHT_BYTES (UINT64_C(2) << 20)
+#define FLIGHT_PIECES 64
+#define URGENT_THREADS 2
+/* Readahead of a fault: small while the background runs ahead of it anyhow. */
+#define READAHEAD_BACKGROUND (UINT64_C(16) << 10)
+#define READAHEAD_ALONE CHUNK
+
+struct lp_restore;
+
+/* One address space of the restored tree. */
+struct lp_mm {
+	struct lp_restore *r;
+	struct lp_mm *next, **pprev;
+	struct lp_gate gate;
+	struct lp_space *space;
+	int fd;
+	int32_t pid;	 /* in the images */
+	pid_t host_pid;	 /* of the task that handed it over; 0 for a child of a fork */
+	int pidfd;	 /* of the same, or -1 */
+	unsigned id;	 /* for messages: tells the children of one pid apart */
+	uint64_t backoff; /* ns, of refused fills */
+	uint64_t retry_at; /* when deferred faults are due */
+	uint64_t retry_backoff;
+	bool warned_nomem, warned_source;
+	bool check; /* the reader shall see whether it is complete or dead */
+};
+
+struct urgent {
+	struct urgent *next;
+	struct lp_flight *flight;
+};
+
+struct lp_restore {
+	const struct lp_restore_conf *conf;
+	struct lp_source *source;
+
+	pthread_mutex_t lock;
+	pthread_cond_t bulk_cond, urgent_cond; /* on CLOCK_MONOTONIC */
+	struct lp_engine *engine;
+	struct lp_mm *mms;
+	size_t nmms;
+	unsigned next_id;
+	struct urgent *urgent_head, **urgent_tail;
+	size_t ndeferred_mms;
+	_Atomic bool armed; /* CRIU said that all tasks are restored */
+	bool failed;   /* the restore failed: no background, wait for the tasks' end */
+	bool hurry;    /* a signal: background even if it was off */
+	bool stopping; /* threads shall end */
+	bool done;     /* the reader has closed the last mm */
+	bool fatal;    /* layout lost: see lose_tree() */
+	uint64_t t_first;
+
+	int epfd;
+	int kick_fd;	/* eventfd: the reader shall look around */
+	int done_fd;	/* eventfd: main shall look around */
+	_Atomic bool probe_all; /* some task has ended: which address spaces are gone? */
+
+	_Atomic uint64_t filled_bulk, filled_urgent, dropped, refused, faults, zero_faults;
+	uint64_t total_bytes; /* lazy bytes of the checkpoint that were handed over */
+	uint64_t spaces, forks, remaps, removes, unmaps;
+};
+
+/* restore.c */
+void kick_reader(struct lp_restore *r);
+void kick_main(struct lp_restore *r);
+/* The layout of a space is lost (no memory for it): no task may go on with wrong bytes. */
+void lose_tree(struct lp_restore *r, const struct lp_mm *mm, const char *why);
+
+/* handoff.c */
+struct handoff {
+	int sock;	 /* accepted, non-blocking; owned by the caller */
+	size_t left;	 /* tasks still to come */
+	int32_t word;	 /* the pid (or "finished") as far as it was received */
+	size_t have;	 /* bytes of it */
+	bool want_fd;	 /* the pid is there, its descriptor comes next */
+	pid_t host_pid;	 /* the sender's, 0 unknown */
+};
+
+#define HANDOFF_DONE 1
+
+/*
+ * Take what the connection has. 0: more to come; HANDOFF_DONE: CRIU said that
+ * the restore is finished; -errno with @err: it failed.
+ */
+int handoff_read(struct lp_restore *r, struct handoff *h, struct lp_err *err);
+
+/* reader.c */
+void *reader_main(void *arg);
+/* A new mm around @fd, not yet known to anybody; NULL: no memory. r->lock held. */
+struct lp_mm *mm_new(struct lp_restore *r, int fd, int32_t pid);
+/* Hand @mm, which has its space, to the reader. On failure it is listed all the same. r->lock held. */
+int mm_add(struct lp_mm *mm);
+void mm_free(struct lp_mm *mm);
+
+/* fill.c */
+void *bulk_main(void *arg);
+void *urgent_main(void *arg);
+/*
+ * Copy what is left of @f from @buf, which holds the object's bytes from @img
+ * on for @len bytes. The gate must be held (shared or alone). Returns 0 or why
+ * it stopped; drops what has no place any more.
+ */
+int fill_pieces(struct lp_mm *mm, struct lp_flight *f, const uint8_t *buf, uint64_t img, uint64_t len,
+		_Atomic uint64_t *count);
+/* Queue for the urgent threads. r->lock held. */
+int urgent_push(struct lp_restore *r, struct lp_flight *f);
+/* r->lock held: a flight ended with @why (an errno or 0); say so and set when to go on. */
+void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj);
+/* The address space is gone. Neither gate nor lock held. */
+void mm_gone(struct lp_mm *mm);
+
+/* exits.c */
+struct lp_exits;
+/* Ask the kernel to report exits and execs. 0, -EPERM (needs CAP_NET_ADMIN), -EIO, -ENOMEM. */
+int lp_exits_open(struct lp_exits **out);
+int lp_exits_fd(struct lp_exits *x);
+/* Read what is there; true when some task of the machine may have ended or called exec. */
+bool lp_exits_read(struct lp_exits *x);
+void lp_exits_close(struct lp_exits *x);
+
+#endif

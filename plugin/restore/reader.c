@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The reader: one thread that reads all userfaultfds, applies layout events to
+ * the engine and answers faults, at once when the bytes are at hand. It owns
+ * the mms: it alone closes their descriptors and frees them.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "restore/internal.h"
+
+#define MESSAGES 32
+#define EVENTS 64
+
+/* Without news from the kernel about exits, look for them this often. */
+#define PROBE_NS UINT64_C(250000000)
+
+struct reader {
+	struct lp_restore *r;
+	uint8_t buf[CHUNK];
+};
+
+struct lp_mm *mm_new(struct lp_restore *r, int fd, int32_t pid)
+{
+	struct lp_mm *mm = calloc(1, sizeof(*mm));
+
+	if (!mm)
+		return NULL;
+	mm->r = r;
+	mm->fd = fd;
+	mm->pid = pid;
+	mm->pidfd = -1;
+	mm->id = r->next_id++;
+	return mm;
+}
+
+int mm_add(struct lp_mm *mm)
+{
+	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = mm };
+	struct lp_restore *r = mm->r;
+
+	mm->next = r->mms;
+	mm->pprev = &r->mms;
+	if (mm->next)
+		mm->next->pprev = &mm->next;
+	r->mms = mm;
+	r->nmms++;
+	r->spaces++;
+	pthread_cond_broadcast(&r->bulk_cond);
+	return epoll_ctl(r->epfd, EPOLL_CTL_ADD, mm->fd, &ev) ? -errno : 0;
+}
+
+void mm_free(struct lp_mm *mm)
+{
+	struct lp_restore *r = mm->r;
+
+	*mm->pprev = mm->next;
+	if (mm->next)
+		mm->next->pprev = mm->pprev;
+	r->nmms--;
+	lp_space_free(mm->space);
+	close(mm->fd); /* leaves the epoll set by itself: nobody else has it open */
+	if (mm->pidfd >= 0)
+		close(mm->pidfd);
+	free(mm);
+}
+
+/* The functions below run with the gate of @mm held alone. r->lock is taken where the engine is asked. */
+
+static void defer(struct lp_mm *mm, uint64_t addr, int why, uint64_t img, uint32_t obj)
+{
+	pthread_mutex_lock(&mm->r->lock);
+	if (lp_space_defer(mm->space, addr))
+		lose_tree(mm->r, mm, "out of memory for a waiting fault");
+	after_failure(mm, why, img, obj);
+	pthread_mutex_unlock(&mm->r->lock);
+}
+
+static void gone(struct lp_mm *mm)
+{
+	pthread_mutex_lock(&mm->r->lock);
+	if (!lp_space_dead(mm->space))
+		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
+	lp_space_exit(mm->space);
+	pthread_mutex_unlock(&mm->r->lock);
+}
+
+static void answer_zero(struct lp_mm *mm, uint64_t addr)
+{
+	struct lp_restore *r = mm->r;
+	uint64_t done;
+	int rc;
+
+	rc = lp_uffd_zero(mm->fd, addr, LP_PAGE_SIZE, &done);
+	switch (rc) {
+	case 0:
+		atomic_fetch_add_explicit(&r->zero_faults, 1, memory_order_relaxed);
+		break;
+	case -EEXIST: /* came in the meantime */
+	case -ENOENT: /* unmapped in the meantime: the thread shall look again */
+		lp_uffd_wake(mm->fd, addr, LP_PAGE_SIZE);
+		break;
+	case -ESRCH:
+		gone(mm);
+		return;
+	default:
+		defer(mm, addr, rc, 0, 0);
+		return;
+	}
+	pthread_mutex_lock(&r->lock);
+	lp_space_answered(mm->space, addr);
+	pthread_mutex_unlock(&r->lock);
+}
+
+static void answer_fill(struct reader *rd, struct lp_mm *mm, struct lp_flight *f)
+{
+	struct lp_restore *r = rd->r;
+	struct lp_piece at = *lp_flight_head(f);
+	int rc;
+
+	rc = r->source->ops->try_read(r->source, at.obj, at.img, rd->buf, at.len);
+	if (rc == -EAGAIN) {
+		pthread_mutex_lock(&r->lock);
+		rc = urgent_push(r, f);
+		pthread_mutex_unlock(&r->lock);
+		if (!rc)
+			return;
+	} else if (rc) {
+		if (rc == -ENOENT || rc == -ESRCH || rc == -ENOMEM)
+			rc = -EIO;
+	} else {
+		rc = fill_pieces(mm, f, rd->buf, at.img, at.len, &r->filled_urgent);
+	}
+	if (rc == -ESRCH)
+		gone(mm);
+	pthread_mutex_lock(&r->lock);
+	if (lp_flight_finish(f))
+		lose_tree(r, mm, "out of memory for a range");
+	if (rc && !lp_space_dead(mm->space))
+		after_failure(mm, rc, at.img, at.obj);
+	pthread_mutex_unlock(&r->lock);
+}
+
+static void answer(struct reader *rd, struct lp_mm *mm, uint64_t addr)
+{
+	struct lp_restore *r = rd->r;
+	enum lp_verdict verdict;
+	struct lp_flight *f;
+	int rc;
+
+	pthread_mutex_lock(&r->lock);
+	rc = lp_space_fault(mm->space, addr,
+			    r->conf->background || r->hurry ? READAHEAD_BACKGROUND : READAHEAD_ALONE, &verdict, &f);
+	if (rc && !lp_space_broken(mm->space)) {
+		if (lp_space_defer(mm->space, addr))
+			lose_tree(r, mm, "out of memory for a fault");
+		after_failure(mm, -ENOMEM, 0, 0);
+	}
+	pthread_mutex_unlock(&r->lock);
+	if (rc)
+		return;
+	pr_debug("%d.%u: fault at 0x%" PRIx64 ": %s", mm->pid, mm->id, addr,
+		 verdict == LP_FILL ? "fill" : verdict == LP_ZERO ? "zero" : "on its way");
+	if (verdict == LP_ZERO)
+		answer_zero(mm, addr);
+	else if (verdict == LP_FILL)
+		answer_fill(rd, mm, f);
+}
+
+static int on_fork(struct lp_mm *mm, int fd)
+{
+	struct lp_restore *r = mm->r;
+	struct lp_mm *child = mm_new(r, fd, mm->pid);
+	int rc;
+
+	/* On failure @fd stays open: the child must wait, not read zeros. */
+	if (!child)
+		return -ENOMEM;
+	rc = lp_space_fork(mm->space, child, &child->space);
+	if (rc) {
+		free(child);
+		return rc;
+	}
+	pr_info("%d.%u: fork: the child is %d.%u", mm->pid, mm->id, child->pid, child->id);
+	r->forks++;
+	return mm_add(child);
+}
+
+static void on_event(struct lp_mm *mm, const struct uffd_msg *m)
+{
+	struct lp_restore *r = mm->r;
+	uint64_t addr, now = lp_now();
+	int rc = 0;
+
+	pthread_mutex_lock(&r->lock);
+	switch (m->event) {
+	case UFFD_EVENT_FORK:
+		rc = on_fork(mm, m->arg.fork.ufd);
+		break;
+	case UFFD_EVENT_REMAP:
+		pr_debug("%d.%u: remap 0x%" PRIx64 " -> 0x%" PRIx64 " len 0x%" PRIx64, mm->pid, mm->id,
+			 (uint64_t)m->arg.remap.from, (uint64_t)m->arg.remap.to, (uint64_t)m->arg.remap.len);
+		rc = lp_space_remap(mm->space, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
+		r->remaps++;
+		break;
+	case UFFD_EVENT_REMOVE:
+		pr_debug("%d.%u: remove 0x%" PRIx64 "-0x%" PRIx64, mm->pid, mm->id, (uint64_t)m->arg.remove.start,
+			 (uint64_t)m->arg.remove.end);
+		rc = lp_space_remove(mm->space, m->arg.remove.start, m->arg.remove.end);
+		r->removes++;
+		break;
+	case UFFD_EVENT_UNMAP:
+		pr_debug("%d.%u: unmap 0x%" PRIx64 "-0x%" PRIx64, mm->pid, mm->id, (uint64_t)m->arg.remove.start,
+			 (uint64_t)m->arg.remove.end);
+		rc = lp_space_unmap(mm->space, m->arg.remove.start, m->arg.remove.end);
+		r->unmaps++;
+		break;
+	default:
+		pr_warn("%d.%u: unknown userfaultfd event 0x%x, left alone: a newer kernel?", mm->pid, mm->id,
+			m->event);
+	}
+	if (rc)
+		lose_tree(r, mm, strerror(-rc));
+	while (lp_space_next_wake(mm->space, &addr))
+		lp_uffd_wake(mm->fd, addr, LP_PAGE_SIZE);
+	/* What the change refused may go on as soon as the task has run. */
+	lp_space_stall(mm->space, now);
+	mm->retry_at = now;
+	mm->backoff = 0;
+	pthread_cond_broadcast(&r->bulk_cond);
+	pthread_mutex_unlock(&r->lock);
+}
+
+/*
+ * All messages of @mm. The gate is taken: once read() may return an event, no
+ * fill may be under way. True when look_around() has something to do.
+ */
+static bool read_mm(struct reader *rd, struct lp_mm *mm)
+{
+	struct uffd_msg msgs[MESSAGES];
+	bool look;
+	ssize_t n;
+	size_t i;
+
+	lp_gate_enter_alone(&mm->gate);
+	do {
+		n = read(mm->fd, msgs, sizeof(msgs));
+		if (n < 0) {
+			if (errno == EINTR)
+				continue;
+			if (errno != EAGAIN)
+				pr_err("%d.%u: reading its userfaultfd: %s", mm->pid, mm->id, strerror(errno));
+			break;
+		}
+		for (i = 0; i < n / sizeof(msgs[0]); i++) {
+			if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
+				atomic_fetch_add_explicit(&rd->r->faults, 1, memory_order_relaxed);
+				answer(rd, mm, msgs[i].arg.pagefault.address & ~(LP_PAGE_SIZE - 1));
+			} else {
+				on_event(mm, &msgs[i]);
+			}
+		}
+	} while (n < 0 || n == sizeof(msgs));
+	lp_gate_leave_alone(&mm->gate);
+
+	pthread_mutex_lock(&rd->r->lock);
+	look = mm->check || lp_space_has_deferred(mm->space) || lp_space_complete(mm->space);
+	pthread_mutex_unlock(&rd->r->lock);
+	return look;
+}
+
+/* Faults that could not be answered before: once each. */
+static void retry_deferred(struct reader *rd, struct lp_mm *mm)
+{
+	uint64_t addrs[MESSAGES];
+	bool refused;
+	size_t n, i;
+
+	lp_gate_enter_alone(&mm->gate);
+	do {
+		n = 0;
+		pthread_mutex_lock(&rd->r->lock);
+		while (n < MESSAGES && lp_space_next_deferred(mm->space, &addrs[n]))
+			n++;
+		mm->retry_at = 0;
+		pthread_mutex_unlock(&rd->r->lock);
+		for (i = 0; i < n; i++)
+			answer(rd, mm, addrs[i]);
+		/* Those refused again are deferred again: not in this round. */
+		pthread_mutex_lock(&rd->r->lock);
+		refused = mm->retry_at != 0;
+		pthread_mutex_unlock(&rd->r->lock);
+	} while (n == MESSAGES && !refused);
+	lp_gate_leave_alone(&mm->gate);
+}
+
+static bool probe_gone(struct lp_mm *mm)
+{
+	uint64_t addr = UINT64_C(0x10000); /* mmap_min_addr: rarely mapped, never lazy */
+	int rc;
+
+	pthread_mutex_lock(&mm->r->lock);
+	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
+		addr += LP_PAGE_SIZE;
+	pthread_mutex_unlock(&mm->r->lock);
+	rc = lp_uffd_probe(mm->fd, addr);
+	return rc == -ESRCH;
+}
+
+/*
+ * Look after all mms: retry what is due, close what is complete, drop what is
+ * gone. Returns when to look again (ns), or LP_NEVER.
+ */
+static uint64_t look_around(struct reader *rd, bool probe)
+{
+	struct lp_restore *r = rd->r;
+	struct lp_mm *mm, *next;
+	uint64_t now = lp_now(), due = LP_NEVER;
+	bool armed;
+
+	pthread_mutex_lock(&r->lock);
+	armed = r->armed || r->failed;
+	for (mm = r->mms; mm; mm = next) {
+		if (lp_space_has_deferred(mm->space) && mm->retry_at <= now) {
+			/* Only this thread frees mms, so the list survives the unlocking. */
+			pthread_mutex_unlock(&r->lock);
+			retry_deferred(rd, mm);
+			pthread_mutex_lock(&r->lock);
+		}
+		if (probe && !lp_space_dead(mm->space)) {
+			pthread_mutex_unlock(&r->lock);
+			if (probe_gone(mm))
+				mm_gone(mm);
+			pthread_mutex_lock(&r->lock);
+		}
+		next = mm->next;
+		mm->check = false;
+		if (lp_space_has_deferred(mm->space) && mm->retry_at < due)
+			due = mm->retry_at;
+		if (lp_space_flights(mm->space) || !armed)
+			continue;
+		/* A failed restore fills nothing: its spaces end with their tasks. */
+		if (lp_space_dead(mm->space) || (r->armed && lp_space_complete(mm->space))) {
+			pr_info("%d.%u: %s", mm->pid, mm->id,
+				lp_space_dead(mm->space) ? "ended" : "complete, leaving it");
+			mm_free(mm);
+		}
+	}
+	if (armed && !r->mms && !r->done) {
+		r->done = true;
+		kick_main(r);
+	}
+	pthread_mutex_unlock(&r->lock);
+	return due;
+}
+
+static int wait_events(struct lp_restore *r, struct epoll_event *ev, uint64_t due)
+{
+	uint64_t now = lp_now(), ns = PROBE_NS;
+	struct timespec ts;
+
+	if (due != LP_NEVER)
+		ns = due > now ? due - now : 0;
+	if (ns > PROBE_NS)
+		ns = PROBE_NS;
+	ts = (struct timespec){ .tv_sec = 0, .tv_nsec = ns };
+	return syscall(SYS_epoll_pwait2, r->epfd, ev, EVENTS, &ts, NULL, 0);
+}
+
+void *reader_main(void *arg)
+{
+	struct lp_restore *r = arg;
+	struct reader *rd = malloc(sizeof(*rd));
+	struct epoll_event ev[EVENTS];
+	uint64_t due = LP_NEVER, probed = lp_now(), word;
+	bool probe;
+	int n, i;
+
+	if (!rd) {
+		pr_err("out of memory at start");
+		abort();
+	}
+	rd->r = r;
+	/* Refused fills are retried after microseconds; the default slack is 50 of them. */
+	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
+	for (;;) {
+		bool stop, look = false;
+
+		n = wait_events(r, ev, due);
+		for (i = 0; i < n; i++) {
+			if (ev[i].data.ptr) {
+				look |= read_mm(rd, ev[i].data.ptr);
+			} else if (read(r->kick_fd, &word, sizeof(word)) > 0) {
+				look = true;
+			}
+		}
+		probe = atomic_exchange(&r->probe_all, false);
+		if (lp_now() - probed > PROBE_NS)
+			probe = true;
+		if (probe)
+			probed = lp_now();
+		if (n <= 0 || look || probe || due != LP_NEVER)
+			due = look_around(rd, probe);
+		pthread_mutex_lock(&r->lock);
+		stop = r->stopping;
+		pthread_mutex_unlock(&r->lock);
+		if (stop)
+			break;
+	}
+	free(rd);
+	return NULL;
+}

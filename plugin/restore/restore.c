@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * One restore from the hand-off to the last page: starts the threads, waits
+ * for CRIU, signals, exits of the tree and the reader's word that all is done.
+ * Owns struct lp_restore and everything in it.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "restore/internal.h"
+
+/* A restore that failed: CRIU kills its tasks; those that outlive this are killed here. */
+#define FAILED_GRACE_NS UINT64_C(10000000000)
+
+static void kick(int fd)
+{
+	uint64_t one = 1;
+
+	/* The counter cannot overflow; EAGAIN would mean that the kick is there already. */
+	if (write(fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		pr_err("eventfd: %s", strerror(errno));
+}
+
+void kick_reader(struct lp_restore *r)
+{
+	kick(r->kick_fd);
+}
+
+void kick_main(struct lp_restore *r)
+{
+	kick(r->done_fd);
+}
+
+static void kill_tasks(struct lp_restore *r)
+{
+	struct lp_mm *mm;
+
+	for (mm = r->mms; mm; mm = mm->next)
+		if (mm->pidfd >= 0)
+			syscall(SYS_pidfd_send_signal, mm->pidfd, SIGKILL, NULL, 0);
+}
+
+/* r->lock held. */
+void lose_tree(struct lp_restore *r, const struct lp_mm *mm, const char *why)
+{
+	pr_err("%d.%u: its memory layout is lost (%s): killing the restored tasks, since they would read wrong bytes; "
+	       "restore again",
+	       mm->pid, mm->id, why);
+	r->fatal = true;
+	kill_tasks(r);
+	kick_main(r);
+}
+
+struct threads {
+	pthread_t reader, urgent[URGENT_THREADS], *bulk;
+	unsigned nurgent, nbulk;
+	bool has_reader;
+};
+
+static void threads_stop(struct lp_restore *r, struct threads *t)
+{
+	unsigned i;
+
+	pthread_mutex_lock(&r->lock);
+	r->stopping = true;
+	pthread_cond_broadcast(&r->bulk_cond);
+	pthread_cond_broadcast(&r->urgent_cond);
+	pthread_mutex_unlock(&r->lock);
+	kick_reader(r);
+	for (i = 0; i < t->nbulk; i++)
+		pthread_join(t->bulk[i], NULL);
+	for (i = 0; i < t->nurgent; i++)
+		pthread_join(t->urgent[i], NULL);
+	if (t->has_reader)
+		pthread_join(t->reader, NULL);
+	free(t->bulk);
+}
+
+static int threads_start(struct lp_restore *r, struct threads *t, struct lp_err *err)
+{
+	unsigned i;
+	int rc;
+
+	t->bulk = calloc(r->conf->workers, sizeof(*t->bulk));
+	if (!t->bulk)
+		return lp_err(err, -ENOMEM, "out of memory");
+	rc = -pthread_create(&t->reader, NULL, reader_main, r);
+	t->has_reader = !rc;
+	for (i = 0; !rc && i < URGENT_THREADS; i++) {
+		rc = -pthread_create(&t->urgent[i], NULL, urgent_main, r);
+		t->nurgent += !rc;
+	}
+	for (i = 0; !rc && i < r->conf->workers; i++) {
+		rc = -pthread_create(&t->bulk[i], NULL, bulk_main, r);
+		t->nbulk += !rc;
+	}
+	return rc ? lp_err_sys(err, rc, "cannot start threads") : 0;
+}
+
+static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct lp_err *err)
+{
+	struct lp_engine_conf ec = { .page = LP_PAGE_SIZE, .seed = lp_now() };
+	struct epoll_event ev = { .events = EPOLLIN };
+	pthread_condattr_t ca;
+	struct rlimit rl;
+
+	r->conf = conf;
+	r->source = conf->source;
+	r->urgent_tail = &r->urgent_head;
+	r->epfd = r->kick_fd = r->done_fd = -1;
+	pthread_mutex_init(&r->lock, NULL);
+	pthread_condattr_init(&ca);
+	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
+	pthread_cond_init(&r->bulk_cond, &ca);
+	pthread_cond_init(&r->urgent_cond, &ca);
+	pthread_condattr_destroy(&ca);
+	/* One descriptor for every task and every child of a fork. */
+	if (!getrlimit(RLIMIT_NOFILE, &rl)) {
+		struct rlimit want = { 1 << 20, 1 << 20 };
+
+		if (rl.rlim_max < want.rlim_max && setrlimit(RLIMIT_NOFILE, &want)) {
+			rl.rlim_cur = rl.rlim_max;
+			setrlimit(RLIMIT_NOFILE, &rl);
+		} else if (rl.rlim_max >= want.rlim_max) {
+			rl.rlim_cur = rl.rlim_max;
+			setrlimit(RLIMIT_NOFILE, &rl);
+		}
+	}
+	r->engine = lp_engine_new(&ec);
+	r->epfd = epoll_create1(EPOLL_CLOEXEC);
+	r->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	r->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (!r->engine || r->epfd < 0 || r->kick_fd < 0 || r->done_fd < 0 ||
+	    epoll_ctl(r->epfd, EPOLL_CTL_ADD, r->kick_fd, &ev))
+		return lp_err(err, -ENOMEM, "cannot set up the daemon: %s", strerror(errno));
+	return 0;
+}
+
+static void fini(struct lp_restore *r)
+{
+	while (r->mms) /* only when the start failed: nothing was handed over, or it is dead */
+		mm_free(r->mms);
+	lp_engine_free(r->engine);
+	if (r->epfd >= 0)
+		close(r->epfd);
+	if (r->kick_fd >= 0)
+		close(r->kick_fd);
+	if (r->done_fd >= 0)
+		close(r->done_fd);
+	pthread_cond_destroy(&r->bulk_cond);
+	pthread_cond_destroy(&r->urgent_cond);
+	pthread_mutex_destroy(&r->lock);
+}
+
+static void progress(struct lp_restore *r, uint64_t now, bool last)
+{
+	uint64_t filled = atomic_load(&r->filled_bulk) + atomic_load(&r->filled_urgent), total, t0;
+	char a[16], b[16], c[16];
+	size_t n;
+
+	pthread_mutex_lock(&r->lock);
+	total = r->total_bytes;
+	n = r->nmms;
+	t0 = r->t_first;
+	pthread_mutex_unlock(&r->lock);
+	if (!t0 || now - t0 < UINT64_C(1000000000))
+		return;
+	fprintf(stderr, "\rlazypages: %s of %s filled, %zu address spaces, %s/s \033[K%s",
+		lp_size_str(filled, a, sizeof(a)), lp_size_str(total, b, sizeof(b)), n,
+		lp_size_str(filled * 1e9 / (now - t0), c, sizeof(c)), last ? "\n" : "");
+}
+
+/* The waiting of main: which descriptors, and what to do when one is ready. */
+struct waiting {
+	struct lp_restore *r;
+	int listen_fd, sig_fd;
+	struct lp_exits *exits;
+	struct handoff h;
+	bool accepted, finished;
+	uint64_t failed_at;
+};
+
+static void set_failed(struct waiting *w, int *result, int rc)
+{
+	struct lp_restore *r = w->r;
+
+	*result = rc;
+	w->failed_at = lp_now();
+	if (w->h.sock >= 0)
+		close(w->h.sock);
+	w->h.sock = -1;
+	pthread_mutex_lock(&r->lock);
+	r->failed = true;
+	pthread_mutex_unlock(&r->lock);
+	kick_reader(r);
+}
+
+static void on_signal(struct waiting *w, int *result)
+{
+	struct lp_restore *r = w->r;
+	struct signalfd_siginfo si;
+
+	if (read(w->sig_fd, &si, sizeof(si)) != sizeof(si))
+		return;
+	if (!w->accepted) {
+		pr_info("signal %u while waiting for CRIU: leaving", si.ssi_signo);
+		set_failed(w, result, -EINTR);
+		return;
+	}
+	pthread_mutex_lock(&r->lock);
+	if (!r->hurry)
+		pr_warn("signal %u: the restored tasks need their pages; filling the rest first, then leaving",
+			si.ssi_signo);
+	r->hurry = true;
+	pthread_cond_broadcast(&r->bulk_cond);
+	pthread_mutex_unlock(&r->lock);
+}
+
+static void on_listen(struct waiting *w, struct lp_err *err, int *result)
+{
+	w->h.sock = accept4(w->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (w->h.sock < 0) {
+		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+			set_failed(w, result, lp_err_sys(err, -errno, "accept"));
+		return;
+	}
+	w->accepted = true;
+	w->h.left = lp_images_ntasks(w->r->conf->images);
+	close(w->listen_fd);
+	w->listen_fd = -1;
+	pr_info("CRIU is here, %zu tasks to come", w->h.left);
+}
+
+static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
+{
+	struct lp_restore *r = w->r;
+	int rc = handoff_read(r, &w->h, err);
+
+	if (rc == HANDOFF_DONE) {
+		close(w->h.sock);
+		w->h.sock = -1;
+		w->finished = true;
+		pr_info("CRIU has finished its restore");
+		pthread_mutex_lock(&r->lock);
+		r->armed = true;
+		pthread_cond_broadcast(&r->bulk_cond);
+		pthread_mutex_unlock(&r->lock);
+		kick_reader(r);
+	} else if (rc) {
+		set_failed(w, result, rc);
+	}
+}
+
+static int wait_all(struct waiting *w, struct lp_err *err)
+{
+	struct lp_restore *r = w->r;
+	int result = 0;
+	bool done = false;
+
+	while (!done) {
+		struct pollfd p[5] = {
+			{ .fd = w->listen_fd, .events = POLLIN },
+			{ .fd = w->h.sock, .events = POLLIN },
+			{ .fd = w->sig_fd, .events = POLLIN },
+			{ .fd = w->exits ? lp_exits_fd(w->exits) : -1, .events = POLLIN },
+			{ .fd = r->done_fd, .events = POLLIN },
+		};
+		uint64_t now, word;
+
+		if (poll(p, 5, r->conf->progress || w->failed_at ? 200 : -1) < 0 && errno != EINTR)
+			return lp_err_sys(err, -errno, "poll");
+		if (p[0].revents && w->listen_fd >= 0)
+			on_listen(w, err, &result);
+		if (p[1].revents && w->h.sock >= 0)
+			on_handoff(w, err, &result);
+		if (p[2].revents)
+			on_signal(w, &result);
+		if (p[3].revents && lp_exits_read(w->exits)) {
+			atomic_store(&r->probe_all, true);
+			kick_reader(r);
+		}
+		if (p[4].revents && read(r->done_fd, &word, sizeof(word)) < 0)
+			pr_debug("spurious wake-up");
+		now = lp_now();
+		if (w->failed_at && now - w->failed_at > FAILED_GRACE_NS) {
+			pr_err("tasks of the failed restore are still there: killing them");
+			pthread_mutex_lock(&r->lock);
+			kill_tasks(r);
+			pthread_mutex_unlock(&r->lock);
+			w->failed_at = now;
+		}
+		if (r->conf->progress)
+			progress(r, now, false);
+		pthread_mutex_lock(&r->lock);
+		done = r->done;
+		if (r->fatal && !result)
+			result = lp_err(err, -ENOTRECOVERABLE, "the restored tasks were killed, see above");
+		pthread_mutex_unlock(&r->lock);
+	}
+	return result;
+}
+
+int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_restore_stats *stats,
+		   struct lp_err *err)
+{
+	struct lp_restore *r = calloc(1, sizeof(*r));
+	struct threads threads = { 0 };
+	struct waiting w = { .r = r, .listen_fd = listen_fd, .sig_fd = -1, .h.sock = -1 };
+	sigset_t set, old;
+	int rc;
+
+	if (!r) {
+		close(listen_fd);
+		return lp_err(err, -ENOMEM, "out of memory");
+	}
+	/* Blocked before the threads start, so that they inherit it: signals arrive in main's poll. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, &old);
+	signal(SIGPIPE, SIG_IGN);
+
+	rc = init(r, conf, err);
+	if (rc)
+		goto out;
+	w.sig_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	rc = lp_exits_open(&w.exits);
+	if (rc)
+		pr_info("no reports of exits (%s): looking for them now and then", strerror(-rc));
+	rc = threads_start(r, &threads, err);
+	if (!rc)
+		rc = wait_all(&w, err);
+	threads_stop(r, &threads);
+	if (conf->progress)
+		progress(r, lp_now(), true);
+
+	*stats = (struct lp_restore_stats){
+		.filled_bulk = atomic_load(&r->filled_bulk),
+		.filled_urgent = atomic_load(&r->filled_urgent),
+		.faults = atomic_load(&r->faults),
+		.zero_faults = atomic_load(&r->zero_faults),
+		.dropped = atomic_load(&r->dropped),
+		.refused = atomic_load(&r->refused),
+		.spaces = r->spaces,
+		.forks = r->forks,
+		.remaps = r->remaps,
+		.removes = r->removes,
+		.unmaps = r->unmaps,
+		.ns_handoff_to_full = r->t_first ? lp_now() - r->t_first : 0,
+	};
+out:
+	lp_exits_close(w.exits);
+	if (w.sig_fd >= 0)
+		close(w.sig_fd);
+	if (w.listen_fd >= 0)
+		close(w.listen_fd);
+	if (w.h.sock >= 0)
+		close(w.h.sock);
+	fini(r);
+	free(r);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return rc;
+}

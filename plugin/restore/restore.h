@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The restore side: takes userfaultfds from `criu restore --lazy-pages` and
+ * fills the restored tree until nothing of the checkpoint is missing.
+ */
+#ifndef LP_RESTORE_H
+#define LP_RESTORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "images/images.h"
+#include "source/source.h"
+
+struct lp_restore_conf {
+	const struct lp_images *images; /* borrowed until lp_restore_run() returns */
+	struct lp_source *source;	/* borrowed likewise */
+	unsigned workers;		/* threads of the background fill, at least 1 */
+	bool background;		/* false: only what tasks fault on */
+	bool progress;			/* a progress line on stderr */
+};
+
+struct lp_restore_stats {
+	uint64_t filled_bulk, filled_urgent; /* bytes */
+	uint64_t faults, zero_faults;
+	uint64_t dropped; /* bytes whose place was gone before they came */
+	uint64_t spaces, forks, remaps, removes, unmaps;
+	uint64_t refused; /* fills refused by a changing layout */
+	uint64_t ns_handoff_to_full;
+};
+
+/*
+ * Listen on `lazy-pages.socket` in the current directory, replacing a stale
+ * one. Returns the socket or -errno.
+ */
+int lp_restore_listen(struct lp_err *err);
+
+/*
+ * Serve one restore, taking over @listen_fd. Returns 0 when every page has
+ * found its place (or every task has ended), -ECANCELED when the restore
+ * failed before its tasks ran, -EINTR when a signal ended the wait for CRIU.
+ * In all cases no task that runs depends on this process any more.
+ */
+int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_restore_stats *stats,
+		   struct lp_err *err);
+
+#endif

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The ioctls of a userfaultfd, with the kernel's quirks taken care of. All
+ * return 0 or -errno; @done counts bytes that are in place even on an error.
+ */
+#ifndef LP_RESTORE_UFFD_H
+#define LP_RESTORE_UFFD_H
+
+#include <linux/userfaultfd.h>
+#include <stdint.h>
+
+#include "images/images.h"
+
+/*
+ * Errors of copy and zero:
+ * -EAGAIN  the layout is changing: an event waits, or its task has not run yet
+ * -EEXIST  the page after *done is there already
+ * -ENOENT  no registered VMA holds all of it
+ * -ESRCH   the address space is gone
+ * -ENOMEM  no memory, or none left in the task's memory cgroup
+ * -EFAULT  the source of the copy cannot be read
+ */
+int lp_uffd_copy(int fd, uint64_t dst, const void *src, uint64_t len, uint64_t *done);
+int lp_uffd_zero(int fd, uint64_t dst, uint64_t len, uint64_t *done);
+int lp_uffd_wake(int fd, uint64_t start, uint64_t len);
+/*
+ * Is the address space alive and at rest? 0, -EAGAIN (layout changing) or
+ * -ESRCH (gone). @unmapped: an address of a page at which nothing is registered.
+ */
+int lp_uffd_probe(int fd, uint64_t unmapped);
+
+#endif

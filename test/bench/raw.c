@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the kernel allows: filling another process's memory, without CRIU.
+ *
+ *	raw warm SIZE
+ *	raw drain SIZE one|many warm|map|pread THREADS [FILE]
+ *	raw fault SIZE random|seq COUNT poll|spin|same
+ *
+ * `drain` fills SIZE bytes of a child's registered memory in chunks of 64 KiB
+ * that do not cross a VMA: from one warm buffer, from a populated mapping of
+ * FILE, or from FILE read into a buffer. `fault` is the smallest handler there
+ * is, one thread that reads one message and copies one page from a warm
+ * buffer; the child touches COUNT pages and reports what it saw. It sleeps in
+ * poll(), spins on read(), or sleeps and shares the child's CPU. `warm` uses
+ * SIZE bytes of memory and gives them back: memory that a virtual machine uses
+ * for the first time is several times slower, so it goes before each
+ * measurement. Each prints one JSON line.
+ */
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "buffer.h"
+
+#define CHUNK (64UL << 10)
+#define MAX_THREADS 64
+
+/* The filling side: all threads share one of these. */
+struct drain {
+	struct bench_buf buf; /* addresses in the child */
+	int uffd;
+	int file;
+	const char *map; /* mapping of the file, or NULL */
+	uint64_t file_len;
+	atomic_uint_fast64_t next;   /* first byte nobody took yet */
+	atomic_uint_fast64_t copied; /* bytes */
+	pthread_barrier_t barrier;
+};
+
+/* What the child says about itself, with its descriptor. */
+struct hello {
+	char *base;
+};
+
+static void send_hello(int sock, const struct hello *h, int fd)
+{
+	struct iovec iov = { (void *)h, sizeof(*h) };
+	union {
+		struct cmsghdr hdr;
+		char space[CMSG_SPACE(sizeof(int))];
+	} u = { .hdr = { .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) } };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &u, .msg_controllen = sizeof(u) };
+
+	memcpy(CMSG_DATA(&u.hdr), &fd, sizeof(fd));
+	if (sendmsg(sock, &msg, 0) != sizeof(*h))
+		err(1, "sendmsg");
+}
+
+static int recv_hello(int sock, struct hello *h)
+{
+	struct iovec iov = { h, sizeof(*h) };
+	union {
+		struct cmsghdr hdr;
+		char space[CMSG_SPACE(sizeof(int))];
+	} u;
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &u, .msg_controllen = sizeof(u) };
+	int fd;
+
+	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) != sizeof(*h) || !CMSG_FIRSTHDR(&msg))
+		errx(1, "the child sent no userfaultfd");
+	memcpy(&fd, CMSG_DATA(&u.hdr), sizeof(fd));
+	return fd;
+}
+
+/* In the child: map, cut and register the buffer, and give the descriptor away. */
+static void child_setup(int sock, struct bench_buf *b, uint64_t size, bool many)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct hello h;
+	int uffd;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (bench_map(b, size, many) || bench_cut(b))
+		err(1, "mmap");
+	uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
+		err(1, "userfaultfd");
+	reg.range.start = (uintptr_t)b->base;
+	reg.range.len = size;
+	if (ioctl(uffd, UFFDIO_REGISTER, &reg))
+		err(1, "UFFDIO_REGISTER");
+	h.base = b->base;
+	send_hello(sock, &h, uffd);
+	close(uffd);
+}
+
+static void copy(int uffd, char *dst, const char *src, uint64_t len)
+{
+	while (len) {
+		struct uffdio_copy c = { .dst = (uintptr_t)dst, .src = (uintptr_t)src, .len = len };
+
+		if (!ioctl(uffd, UFFDIO_COPY, &c))
+			return;
+		if (errno != EAGAIN)
+			err(1, "UFFDIO_COPY");
+		if (c.copy > 0) {
+			dst += c.copy;
+			src += c.copy;
+			len -= (uint64_t)c.copy;
+		}
+	}
+}
+
+/* Copy [@from, @to), byte offsets, cut where a VMA ends. */
+static void copy_chunk(const struct drain *d, uint64_t from, uint64_t to, const char *src)
+{
+	uint64_t vma = from / BENCH_PAGE * d->buf.nvmas / d->buf.npages;
+
+	while (from < to) {
+		uint64_t end;
+
+		while ((end = bench_vma_start(&d->buf, vma + 1) * BENCH_PAGE) <= from)
+			vma++;
+		if (end > to)
+			end = to;
+		copy(d->uffd, d->buf.base + from, src, end - from);
+		src += end - from;
+		from = end;
+	}
+}
+
+static void *drain_thread(void *arg)
+{
+	struct drain *d = arg;
+	uint64_t size = d->buf.npages * BENCH_PAGE, done = 0;
+	char *warm = aligned_alloc(BENCH_PAGE, CHUNK);
+
+	if (!warm)
+		err(1, "aligned_alloc");
+	memset(warm, 0x5a, CHUNK);
+	pthread_barrier_wait(&d->barrier);
+	for (;;) {
+		uint64_t from = atomic_fetch_add(&d->next, CHUNK);
+		uint64_t len, off;
+		const char *src = warm;
+
+		if (from >= size)
+			break;
+		len = size - from < CHUNK ? size - from : CHUNK;
+		/* The file may be shorter than the memory: begin again. */
+		off = d->file_len ? from % (d->file_len / CHUNK * CHUNK) : 0;
+		if (d->map)
+			src = d->map + off;
+		else if (d->file >= 0 && pread(d->file, warm, len, (off_t)off) != (ssize_t)len)
+			err(1, "pread");
+		copy_chunk(d, from, from + len, src);
+		done += len;
+	}
+	atomic_fetch_add(&d->copied, done);
+	free(warm);
+	return NULL;
+}
+
+static void open_source(struct drain *d, const char *source, const char *path)
+{
+	struct stat st;
+	void *p;
+
+	d->file = -1;
+	if (!strcmp(source, "warm"))
+		return;
+	d->file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	if (d->file < 0 || fstat(d->file, &st))
+		err(1, "source file %s", path ? path : "(none)");
+	d->file_len = (uint64_t)st.st_size;
+	if (d->file_len < CHUNK)
+		errx(1, "%s is shorter than a chunk", path);
+	if (strcmp(source, "map"))
+		return;
+	p = mmap(NULL, d->file_len, PROT_READ, MAP_SHARED, d->file, 0);
+	if (p == MAP_FAILED || madvise(p, d->file_len, MADV_POPULATE_READ))
+		err(1, "mapping of %s", path);
+	d->map = p;
+}
+
+static int cmd_drain(uint64_t size, const char *layout, const char *source, unsigned int nthreads, const char *path)
+{
+	pthread_t threads[MAX_THREADS];
+	struct drain d = { .buf.npages = size / BENCH_PAGE };
+	bool many = !strcmp(layout, "many");
+	uint64_t start, ns;
+	struct hello h;
+	int socks[2];
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks))
+		err(1, "socketpair");
+	pid = fork();
+	if (pid < 0)
+		err(1, "fork");
+	if (!pid) {
+		struct bench_buf b;
+		char c;
+
+		close(socks[0]);
+		child_setup(socks[1], &b, size, many);
+		_exit(read(socks[1], &c, 1) < 0); /* until the parent hangs up */
+	}
+	close(socks[1]);
+	d.uffd = recv_hello(socks[0], &h);
+	d.buf.base = h.base;
+	d.buf.nvmas = many ? BENCH_MANY : 1;
+	open_source(&d, source, path);
+	pthread_barrier_init(&d.barrier, NULL, nthreads + 1);
+	for (unsigned int i = 0; i < nthreads; i++)
+		if (pthread_create(&threads[i], NULL, drain_thread, &d))
+			errx(1, "pthread_create");
+	pthread_barrier_wait(&d.barrier);
+	start = bench_now();
+	for (unsigned int i = 0; i < nthreads; i++)
+		pthread_join(threads[i], NULL);
+	ns = bench_now() - start;
+	if (d.copied != size)
+		errx(1, "copied %" PRIuFAST64 " of %" PRIu64 " bytes", d.copied, size);
+	close(socks[0]);
+	waitpid(pid, NULL, 0);
+	printf("{\"kind\": \"drain\", \"size\": %" PRIu64 ", \"layout\": \"%s\", \"source\": \"%s\", \"threads\": %u"
+	       ", \"ns\": %" PRIu64 ", \"gib_s\": %.3f}\n",
+	       size, layout, source, nthreads, ns, (double)size / (double)ns * 1e9 / (double)(1UL << 30));
+	return 0;
+}
+
+static void fault_child(int sock, int done, uint64_t size, const char *order, uint64_t count, const char *how,
+			atomic_bool *over)
+{
+	struct bench_touch t = { .lat = bench_lat_alloc(count) };
+	struct bench_buf b;
+	uint64_t start, ns;
+
+	if (!t.lat)
+		err(1, "mmap of latencies");
+	child_setup(sock, &b, size, false);
+	start = bench_now();
+	bench_touch(&t, b.base, 0, b.npages, count, order[0] == 'r', false);
+	ns = bench_now() - start;
+	atomic_store(over, true);
+	if (write(done, "", 1) != 1)
+		err(1, "write");
+	bench_touch_sort(&t);
+	printf("{\"kind\": \"fault\", \"size\": %" PRIu64 ", \"order\": \"%s\", \"how\": \"%s\", \"touched\": %" PRIu64
+	       ", \"ns\": %" PRIu64 ", \"nfaults\": %" PRIu64 ", \"p50_ns\": %" PRIu32 ", \"p99_ns\": %" PRIu32
+	       ", \"max_ns\": %" PRIu32 "}\n",
+	       size, order, how, count, ns, t.nfaults, bench_touch_rank(&t, 500), bench_touch_rank(&t, 990),
+	       bench_touch_rank(&t, 1000));
+	fflush(stdout);
+	_exit(0);
+}
+
+/* Inherited by the child: on the same CPU no idle one has to be woken. */
+static void pin(void)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(sched_getcpu(), &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		err(1, "sched_setaffinity");
+}
+
+static int cmd_fault(uint64_t size, const char *order, uint64_t count, const char *how)
+{
+	char *page = aligned_alloc(BENCH_PAGE, BENCH_PAGE);
+	bool spin = !strcmp(how, "spin");
+	int socks[2], done[2], status;
+	struct pollfd pfd[2];
+	atomic_bool *over;
+	struct hello h;
+	pid_t pid;
+
+	over = mmap(NULL, BENCH_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (!page || over == MAP_FAILED || pipe2(done, O_CLOEXEC) ||
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks))
+		err(1, "setup");
+	memset(page, 0x5a, BENCH_PAGE);
+	if (!strcmp(how, "same"))
+		pin();
+	pid = fork();
+	if (pid < 0)
+		err(1, "fork");
+	if (!pid)
+		fault_child(socks[1], done[1], size, order, count, how, over);
+	close(socks[1]);
+	close(done[1]);
+	pfd[0].fd = recv_hello(socks[0], &h);
+	pfd[1].fd = done[0];
+	pfd[0].events = pfd[1].events = POLLIN;
+	while (!atomic_load(over)) {
+		struct uffd_msg msg;
+
+		if (!spin && poll(pfd, 2, -1) < 0)
+			err(1, "poll");
+		if (!spin && pfd[1].revents)
+			break; /* done, or dead */
+		if (read(pfd[0].fd, &msg, sizeof(msg)) != sizeof(msg)) {
+			if (spin && waitpid(pid, &status, WNOHANG) == pid)
+				errx(1, "the child ended early");
+			continue;
+		}
+		if (msg.event != UFFD_EVENT_PAGEFAULT)
+			errx(1, "unexpected event %u", msg.event);
+		copy(pfd[0].fd, (char *)(uintptr_t)(msg.arg.pagefault.address & ~(BENCH_PAGE - 1)), page, BENCH_PAGE);
+	}
+	if (waitpid(pid, &status, 0) != pid || status)
+		errx(1, "the child failed");
+	return 0;
+}
+
+static int cmd_warm(uint64_t size)
+{
+	uint64_t start = bench_now();
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED || madvise(p, size, MADV_POPULATE_WRITE) || munmap(p, size))
+		err(1, "warming %" PRIu64 " bytes", size);
+	printf("{\"kind\": \"warm\", \"size\": %" PRIu64 ", \"ns\": %" PRIu64 "}\n", size, bench_now() - start);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t size = argc > 2 ? bench_size(argv[2]) : 0, count;
+
+	if (size && !strcmp(argv[1], "warm") && argc == 3)
+		return cmd_warm(size);
+	if (size && !strcmp(argv[1], "drain") && argc >= 6) {
+		unsigned long n = strtoul(argv[5], NULL, 10);
+
+		if (n >= 1 && n <= MAX_THREADS)
+			return cmd_drain(size, argv[3], argv[4], (unsigned int)n, argc > 6 ? argv[6] : NULL);
+	}
+	if (size && !strcmp(argv[1], "fault") && argc == 6) {
+		count = strtoull(argv[4], NULL, 10);
+		if (count >= 1 && count <= size / BENCH_PAGE)
+			return cmd_fault(size, argv[3], count, argv[5]);
+	}
+	fprintf(stderr, "usage: raw warm SIZE | drain SIZE one|many warm|map|pread THREADS [FILE] |"
+			" fault SIZE random|seq COUNT poll|spin|same\n");
+	return 2;
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The program that `test/bench/run` dumps and restores: target DIR SIZE LAYOUT.
+ *
+ * It fills its buffers, creates `ready` in DIR and polls for `go`, where it is
+ * dumped. The runner creates `go` before it restores, so the first thing the
+ * restored program does is to find it. The file's text is the order of access:
+ *
+ *	random, seq	touch each page of the big buffer, timing each touch
+ *	second		touch the second buffer in random order, leave the big one
+ *	none		touch nothing
+ *
+ * Then it waits for `verify` (the runner creates it when the drain is over, so
+ * that checking does not disturb it), checks each word of both buffers, leaves
+ * one JSON line in `result` and exits.
+ *
+ * What runs between the restore and the end of touching uses registers, one
+ * stack page, read-only data of the binary and memory mapped after the restore:
+ * the measured pages are nearly all that faults.
+ */
+#include <err.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "buffer.h"
+
+/* CRIU restores into a time namespace, so only CLOCK_REALTIME is the runner's too. */
+struct moment {
+	uint64_t real, mono;
+};
+
+static void nap(long ns)
+{
+	struct timespec ts = { .tv_nsec = ns };
+
+	nanosleep(&ts, NULL);
+}
+
+/* Anonymous pages resident now: what was filled before the first instruction. */
+static uint64_t anon_pages(void)
+{
+	char text[128], *p = text;
+	uint64_t resident, shared;
+	int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return 0;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	strtoull(p, &p, 10);
+	resident = strtoull(p, &p, 10);
+	shared = strtoull(p, &p, 10);
+	return resident - shared;
+}
+
+static void result(const struct bench_touch *t, const char *order, const struct moment *first, uint64_t anon,
+		   uint64_t start, uint64_t done, uint64_t wrong)
+{
+	FILE *f = fopen("result.new", "we");
+
+	if (!f)
+		err(1, "result.new");
+	fprintf(f,
+		"{\"order\": \"%s\", \"first_real_ns\": %" PRIu64 ", \"first_ns\": %" PRIu64 ", \"first_anon_pages\": %" PRIu64
+		", \"touch_start_ns\": %" PRIu64 ", \"touch_done_ns\": %" PRIu64 ", \"nfaults\": %" PRIu64
+		", \"p50_ns\": %" PRIu32 ", \"p99_ns\": %" PRIu32 ", \"max_ns\": %" PRIu32
+		", \"wrong_at_touch\": %" PRIu64 ", \"wrong_pages\": %" PRIu64 "}\n",
+		order, first->real, first->mono, anon, start, done, t->nfaults, bench_touch_rank(t, 500), bench_touch_rank(t, 990),
+		bench_touch_rank(t, 1000), t->wrong, wrong);
+	if (fclose(f) || rename("result.new", "result"))
+		err(1, "result");
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t size = argc == 4 ? bench_size(argv[2]) : 0;
+	bool many = argc == 4 && !strcmp(argv[3], "many");
+	uint64_t anon, start, done, wrong;
+	struct timespec real;
+	struct moment first;
+	struct bench_touch t = { 0 };
+	struct bench_buf b;
+	char order[16];
+	ssize_t n;
+	int fd;
+
+	if (!size || (!many && strcmp(argv[3], "one"))) {
+		fprintf(stderr, "usage: target DIR SIZE one|many\n");
+		return 2;
+	}
+	if (chdir(argv[1]))
+		err(1, "%s", argv[1]);
+	if (bench_map(&b, size, many))
+		err(1, "mmap of %s", argv[2]);
+	bench_fill(b.base, 0, b.npages);
+	bench_fill(b.second, b.npages, BENCH_SECOND);
+	if (bench_cut(&b))
+		err(1, "mprotect");
+	fd = open("ready", O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+	if (fd < 0)
+		err(1, "ready");
+	close(fd);
+
+	/* Dumped here. */
+	while ((fd = open("go", O_RDONLY | O_CLOEXEC)) < 0)
+		nap(200000);
+	clock_gettime(CLOCK_REALTIME, &real);
+	first.mono = bench_now();
+	first.real = (uint64_t)real.tv_sec * 1000000000ULL + (uint64_t)real.tv_nsec;
+
+	n = read(fd, order, sizeof(order) - 1);
+	close(fd);
+	order[n > 0 ? n : 0] = '\0';
+	anon = anon_pages();
+	t.lat = bench_lat_alloc(b.npages);
+	if (!t.lat)
+		err(1, "mmap of latencies");
+	start = bench_now();
+	if (!strcmp(order, "random") || !strcmp(order, "seq"))
+		bench_touch(&t, b.base, 0, b.npages, b.npages, order[0] == 'r', true);
+	else if (!strcmp(order, "second"))
+		bench_touch(&t, b.second, b.npages, BENCH_SECOND, BENCH_SECOND, true, true);
+	done = bench_now();
+
+	while (access("verify", F_OK))
+		nap(2000000);
+	wrong = bench_verify(b.base, 0, b.npages) + bench_verify(b.second, b.npages, BENCH_SECOND);
+	bench_touch_sort(&t);
+	result(&t, order, &first, anon, start, done, wrong);
+	return 0;
+}
