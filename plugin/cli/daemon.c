@@ -17,6 +17,7 @@
 #include "base/size.h"
 #include "cli/cli.h"
 #include "restore/restore.h"
+#include "restore/uffd.h"
 
 struct opts {
 	const char *images_dir, *work_dir, *log_file, *pidfile;
@@ -254,10 +255,24 @@ static int serve(const struct opts *o, const struct lp_images *im, struct lp_sou
 			pr_warn("--status-fd %d: %s", o->status_fd, strerror(errno));
 		close(o->status_fd);
 	}
+	test_delays();
 	rc = lp_restore_run(&conf, listen_fd, &stats, err);
 	if (!rc)
 		summary(&stats);
 	return rc;
+}
+
+/* LAZYPAGES_TEST_DELAYS=SEED,MICROSECONDS: see lp_uffd_inject_delays(). */
+static void test_delays(void)
+{
+	const char *s = getenv("LAZYPAGES_TEST_DELAYS");
+	unsigned long long seed;
+	unsigned us;
+
+	if (!s || sscanf(s, "%llu,%u", &seed, &us) != 2)
+		return;
+	pr_warn("LAZYPAGES_TEST_DELAYS=%s: fills are slowed down on purpose", s);
+	lp_uffd_inject_delays(seed, us);
 }
 
 static unsigned default_workers(void)

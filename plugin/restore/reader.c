@@ -251,7 +251,9 @@ static bool read_mm(struct reader *rd, struct lp_mm *mm)
 
 	lp_gate_enter_alone(&mm->gate);
 	do {
+		lp_uffd_delay_point();
 		n = read(mm->fd, msgs, sizeof(msgs));
+		lp_uffd_delay_point();
 		if (n < 0) {
 			if (errno == EINTR)
 				continue;

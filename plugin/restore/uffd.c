@@ -1,9 +1,50 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* userfaultfd ioctls, see uffd.h. Owns nothing. */
 #include <errno.h>
+#include <stdatomic.h>
 #include <sys/ioctl.h>
+#include <time.h>
 
 #include "restore/uffd.h"
+
+static unsigned delay_max_us; /* set once, before threads start */
+static _Atomic uint64_t delay_rng;
+
+void lp_uffd_inject_delays(uint64_t seed, unsigned max_us)
+{
+	delay_rng = seed;
+	delay_max_us = max_us;
+}
+
+void lp_uffd_delay_point(void)
+{
+	struct timespec ts = { 0 };
+	uint64_t x;
+
+	if (!delay_max_us)
+		return;
+	/* splitmix64: any thread order gives some sequence, which is all that is wanted. */
+	x = atomic_fetch_add(&delay_rng, UINT64_C(0x9E3779B97F4A7C15));
+	x = (x ^ (x >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+	x = (x ^ (x >> 27)) * UINT64_C(0x94D049BB133111EB);
+	if (x & 0x700)
+		return;
+	ts.tv_nsec = (x >> 32) % (delay_max_us * UINT64_C(1000) + 1);
+	nanosleep(&ts, NULL);
+}
+
+/* ioctl() between two places where a test may delay it. */
+static int call(int fd, unsigned long request, void *arg)
+{
+	int rc, saved;
+
+	lp_uffd_delay_point();
+	rc = ioctl(fd, request, arg);
+	saved = errno;
+	lp_uffd_delay_point();
+	errno = saved;
+	return rc;
+}
 
 static int failure(int64_t result)
 {
@@ -27,7 +68,7 @@ int lp_uffd_copy(int fd, uint64_t dst, const void *src, uint64_t len, uint64_t *
 			.len = len - *done,
 		};
 
-		if (!ioctl(fd, UFFDIO_COPY, &c)) {
+		if (!call(fd, UFFDIO_COPY, &c)) {
 			*done += c.len;
 		} else if (c.copy > 0) {
 			*done += c.copy; /* ended early: the next round says why */
@@ -46,7 +87,7 @@ int lp_uffd_zero(int fd, uint64_t dst, uint64_t len, uint64_t *done)
 			.range = { .start = dst + *done, .len = len - *done },
 		};
 
-		if (!ioctl(fd, UFFDIO_ZEROPAGE, &z))
+		if (!call(fd, UFFDIO_ZEROPAGE, &z))
 			*done += z.range.len;
 		else if (z.zeropage > 0)
 			*done += z.zeropage;
@@ -60,7 +101,7 @@ int lp_uffd_wake(int fd, uint64_t start, uint64_t len)
 {
 	struct uffdio_range r = { .start = start, .len = len };
 
-	return ioctl(fd, UFFDIO_WAKE, &r) ? -errno : 0;
+	return call(fd, UFFDIO_WAKE, &r) ? -errno : 0;
 }
 
 int lp_uffd_probe(int fd, uint64_t unmapped)

@@ -29,4 +29,13 @@ int lp_uffd_wake(int fd, uint64_t start, uint64_t len);
  */
 int lp_uffd_probe(int fd, uint64_t unmapped);
 
+/*
+ * For tests: from now on sleep 0 to @max_us microseconds now and then before
+ * and after every ioctl and every read of messages, by chance from @seed. Opens
+ * the windows between deciding and doing that a busy machine opens rarely.
+ */
+void lp_uffd_inject_delays(uint64_t seed, unsigned max_us);
+/* Where such a delay may happen. */
+void lp_uffd_delay_point(void);
+
 #endif

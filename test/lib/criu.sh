@@ -181,8 +181,8 @@ lp_exec()
 	exec "$@"
 }
 
-# lp_spawn LOG COMMAND...: start it in the background, in a session of its own and with no terminal, as a task that is to
-# be dumped has to be. Sets LP_PID. Killed in the end.
+# lp_spawn LOG PROGRAM...: start it in the background, in a session of its own and with no terminal, as a task that is
+# to be dumped has to be. Sets LP_PID. Killed in the end.
 lp_spawn()
 {
 	local out=$1
@@ -202,8 +202,8 @@ lp_own_session()
 	[ "$(awk '{ print $4 }' <<< "$(sed 's/.*) //' "/proc/$1/stat")")" = "$1" ]
 }
 
-# lp_in_pidns COMMAND...: run it as process 1 of a new pid and mount namespace, with its own /proc. A restored task takes
-# its old pids, which here are free unless very low: see lp_pid_gap. All of it dies with the command.
+# lp_in_pidns PROGRAM...: run it as process 1 of a new pid and mount namespace, with its own /proc. A restored task
+# takes its old pids, which here are free unless very low: see lp_pid_gap. All of it dies with the program.
 lp_in_pidns()
 {
 	unshare --pid --fork --kill-child --mount --mount-proc "$@"
@@ -269,8 +269,8 @@ lp_restore_eager()
 LP_RESTORE_OPTS=()
 LP_LISTEN_TIMEOUT=${LP_LISTEN_TIMEOUT:-10}
 
-# lp_restore_lazy DIR COMMAND...: start the daemon with COMMAND, which has to listen on DIR/lazy-pages.socket and stay in
-# the foreground; then restore lazily in the background. For stock CRIU the command is `"$LP_CRIU" lazy-pages -D DIR`.
+# lp_restore_lazy DIR PROGRAM...: start this daemon, which has to listen on DIR/lazy-pages.socket and stay in the
+# foreground; then restore lazily in the background. For stock CRIU it is `"$LP_CRIU" lazy-pages -D DIR`.
 # Logs: DIR/daemon.out (the daemon's output) and DIR/restore.log. Sets LP_DAEMON and LP_PID; both are killed in the end,
 # the restored task first. `lp_daemon_done SECONDS` waits for the daemon.
 lp_restore_lazy()
