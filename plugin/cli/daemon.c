@@ -231,6 +231,19 @@ static void summary(const struct lp_restore_stats *s)
 	       (unsigned long long)s->removes, (unsigned long long)s->unmaps, (unsigned long long)s->refused);
 }
 
+/* LAZYPAGES_TEST_DELAYS=SEED,MICROSECONDS: see lp_uffd_inject_delays(). */
+static void test_delays(void)
+{
+	const char *s = getenv("LAZYPAGES_TEST_DELAYS");
+	unsigned long long seed;
+	unsigned us;
+
+	if (!s || sscanf(s, "%llu,%u", &seed, &us) != 2)
+		return;
+	pr_warn("LAZYPAGES_TEST_DELAYS=%s: fills are slowed down on purpose", s);
+	lp_uffd_inject_delays(seed, us);
+}
+
 /* From images to the last page. @ready_fd: tell the waiting parent, -1 none. */
 static int serve(const struct opts *o, const struct lp_images *im, struct lp_source *src, int listen_fd, int ready_fd,
 		 struct lp_err *err)
@@ -260,19 +273,6 @@ static int serve(const struct opts *o, const struct lp_images *im, struct lp_sou
 	if (!rc)
 		summary(&stats);
 	return rc;
-}
-
-/* LAZYPAGES_TEST_DELAYS=SEED,MICROSECONDS: see lp_uffd_inject_delays(). */
-static void test_delays(void)
-{
-	const char *s = getenv("LAZYPAGES_TEST_DELAYS");
-	unsigned long long seed;
-	unsigned us;
-
-	if (!s || sscanf(s, "%llu,%u", &seed, &us) != 2)
-		return;
-	pr_warn("LAZYPAGES_TEST_DELAYS=%s: fills are slowed down on purpose", s);
-	lp_uffd_inject_delays(seed, us);
 }
 
 static unsigned default_workers(void)
