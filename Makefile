@@ -22,7 +22,8 @@ WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wn
 CPPFLAGS  += -D_GNU_SOURCE -DLP_VERSION='"$(VERSION)"' -Iplugin -I. -I$(B)/gen
 LDLIBS    += -lpthread
 
-ifneq ($(filter-out help deps clean criu demo,$(or $(MAKECMDGOALS),all)),)
+NO_LIBS   := help deps clean criu zdtm check-patches demo ci
+ifneq ($(filter-out $(NO_LIBS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell $(PKGCONFIG) --exists $(PKGS) && command -v $(PROTOC_C) >/dev/null && echo ok),)
 $(error missing libraries or protoc-c (wanted: $(PKGS)): run `make deps`)
 endif
@@ -107,3 +108,94 @@ progs: $(PROG_BIN)
 
 .PRECIOUS: $(B)/obj/%.o $(B)/gen/%.pb-c.c $(B)/gen/%.pb-c.h
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+
+# ---- CRIU, and what a fresh machine lacks ----
+
+include criu-patches/criu.mk
+
+.PHONY: deps demo help clean install
+help:
+	@printf '%s\n' \
+	  'make              build/bin/lazypages and the man pages' \
+	  'make deps         install what a fresh Debian 12 lacks (as root)' \
+	  'make criu         build/bin/criu: CRIU with our patches; make zdtm: its test suite' \
+	  'make demo         the main job: a Redis dumped and restored, eagerly and lazily' \
+	  'make check        the tests; make check-san: under AddressSanitizer and ThreadSanitizer' \
+	  'make check-patches  the patch series on every version of CRIU that it is for' \
+	  'make bench        side by side with stock CRIU and the raw limit; writes build/bench.json' \
+	  'make fuzz         the fuzzers, FUZZ_SECONDS each (default 60)' \
+	  'make install      DESTDIR= PREFIX=   SANITIZE=address|thread   V=1'
+
+# apt only when something is missing: it is slow, and needs root and a network.
+PACKAGES = $(shell sed 's/\#.*//' .ci/packages)
+deps:
+	@missing=; for p in $(PACKAGES); do \
+		dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+		echo "  APT     $$missing"; \
+		apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+			-o Dpkg::Use-Pty=0 install $$missing > /dev/null || exit 1; \
+	fi
+
+# deps may install what the next make needs to know, so each step is a make of its own.
+demo:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu
+	@test/criu/demo
+
+install: all
+	install -D -m 755 $(BIN) $(DESTDIR)$(SBINDIR)/lazypages
+	for m in $(MAN); do install -D -m 644 $$m $(DESTDIR)$(MANDIR)/man$${m##*.}/$${m##*/} || exit 1; done
+
+clean:
+	rm -rf build/obj build/gen build/test build/san-* build/fuzz build/man build/bin/lazypages build/liblazypages.a
+
+# ---- tests ----
+
+.PHONY: check check-san check-built bench fuzz
+check:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu unit progs fuzzers
+	@test/run --build build lint unit scenario kernel criu fuzz
+
+check-san:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory criu
+	@$(MAKE) --no-print-directory SANITIZE=address all unit progs
+	@$(MAKE) --no-print-directory SANITIZE=thread all unit progs
+	@ASAN_OPTIONS=detect_leaks=1 test/run --build build/san-address unit scenario san
+	@TSAN_OPTIONS=halt_on_error=1 test/run --build build/san-thread unit scenario san
+
+bench:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu progs
+	@test/bench/run $(BENCH)
+
+# libFuzzer over the real sources; seeds are named by what they mean.
+FUZZ_SECONDS ?= 60
+FUZZ_FLAGS    = -O1 -g -std=gnu11 $(WARN) $(CPPFLAGS) -fsanitize=fuzzer,address,undefined \
+	        -fno-sanitize-recover=undefined $(shell $(PKGCONFIG) --cflags libprotobuf-c)
+FUZZERS      := build/fuzz/images_fuzz $(if $(wildcard test/fuzz/engine_fuzz.c),build/fuzz/engine_fuzz)
+
+build/fuzz/images_fuzz: test/fuzz/images_fuzz.c $(wildcard images/*.[ch]) $(PB_C) build/fuzz/images_seeds
+	$(call say,FUZZER,$@)
+	$(Q)$(CLANG) $(FUZZ_FLAGS) -o $@ $< $(wildcard images/*.c) plugin/base/err.c $(PB_C) \
+		$(shell $(PKGCONFIG) --libs libprotobuf-c)
+
+build/fuzz/images_seeds: test/fuzz/images_seeds.c test/lib/imgbuild.c $(LIB)
+	$(call say,CC,$@)
+	$(Q)mkdir -p $(@D)/images && $(CC) $(ALL_CFLAGS) -MF $(@D)/images_seeds.d -o $@ $(filter-out $(LIB),$^) $(LIB) $(ALL_LIBS)
+	$(Q)$@ $(@D)/images
+
+build/fuzz/engine_fuzz: test/fuzz/engine_fuzz.c test/lib/model.c $(wildcard plugin/engine/*.[ch])
+	$(call say,FUZZER,$@)
+	$(Q)mkdir -p $(@D)/engine && $(CLANG) $(FUZZ_FLAGS) -Itest/lib -o $@ $< test/lib/model.c $(wildcard plugin/engine/*.c)
+
+.PHONY: fuzzers
+fuzzers: $(FUZZERS)
+fuzz: $(FUZZERS)
+	@for f in $(FUZZERS); do n=$${f##*/}; n=$${n%_fuzz}; mkdir -p build/fuzz/corpus-$$n; \
+		$$f -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -print_final_stats=1 build/fuzz/corpus-$$n \
+			$$( [ -d build/fuzz/$$n ] && echo build/fuzz/$$n ) 2> build/fuzz/$$n.log || \
+			{ tail -n 40 build/fuzz/$$n.log; exit 1; }; \
+		grep -E 'stat::(number|average)' build/fuzz/$$n.log | sed "s/^/$$n: /"; done
