@@ -23,7 +23,9 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 }
 
 /*
- * Up to @len bytes of the head piece of @f from @src. The gate is held.
+ * Up to @len bytes of the head piece of @f from @src. The gate is held; the
+ * caller wakes the whole of the head piece's first @len bytes when it has left
+ * it, whatever this returns.
  *
  * ENOENT means that no single registered VMA holds the range. Before CRIU is
  * done that is a range not registered yet. Later it is a VMA that the task has
@@ -37,11 +39,8 @@ static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src,
 		      _Atomic uint64_t *count)
 {
 	uint64_t n = len, done, step;
-	bool urgent = lp_flight_urgent(f);
 	int rc;
 
-	if (urgent)
-		n = LP_PAGE_SIZE; /* the thread waits for this one */
 	while (len) {
 		uint64_t addr = lp_flight_head(f)->addr;
 
@@ -54,8 +53,6 @@ static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src,
 		} else if (rc == -EEXIST) {
 			/* Filled by an urgent flight, or written by CRIU before it registered the VMA. */
 			step += LP_PAGE_SIZE;
-			if (urgent)
-				lp_uffd_wake(mm->fd, addr + done, LP_PAGE_SIZE);
 		} else if (rc == -ENOENT && atomic_load(&mm->r->armed)) {
 			if (n - done > LP_PAGE_SIZE) {
 				n = ((n - done) / 2 + LP_PAGE_SIZE - 1) & ~(LP_PAGE_SIZE - 1);
@@ -66,8 +63,6 @@ static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src,
 						 addr + step);
 					atomic_fetch_add_explicit(&mm->r->dropped, LP_PAGE_SIZE,
 								  memory_order_relaxed);
-					if (urgent)
-						lp_uffd_wake(mm->fd, addr + step, LP_PAGE_SIZE);
 				} else if (rc && rc != -EEXIST) {
 					goto stop;
 				}
@@ -172,7 +167,31 @@ static void flight_end(struct lp_mm *mm, struct lp_flight *f, int why, uint64_t 
 	}
 }
 
-static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w)
+void busy_begin(struct lp_restore *r)
+{
+	atomic_fetch_add(&r->busy, 1);
+}
+
+void busy_end(struct lp_restore *r)
+{
+	if (atomic_fetch_sub(&r->busy, 1) != 1)
+		return;
+	/* The last one: the waiting thread shall wait for messages again. */
+	pthread_mutex_lock(&r->lock);
+	pthread_cond_signal(&r->idle_cond);
+	pthread_mutex_unlock(&r->lock);
+}
+
+/* While threads fault, they shall not wait long for the end of a chunk. */
+static uint64_t chunk_len(struct lp_restore *r)
+{
+	uint64_t now = atomic_load_explicit(&r->last_pass, memory_order_relaxed);
+	uint64_t fault = atomic_load_explicit(&r->last_fault, memory_order_relaxed);
+
+	return now - fault < FAULTS_RECENT_NS ? CHUNK_FAULTS : CHUNK;
+}
+
+static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w, struct lp_reader *rd)
 {
 	struct lp_restore *r = mm->r;
 	struct lp_source *src = r->source;
@@ -180,6 +199,7 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 	struct lp_piece at = { 0 };
 	int rc = 0;
 
+	busy_begin(r);
 	while (!rc) {
 		lp_gate_enter(&mm->gate);
 		p = lp_flight_head(f);
@@ -189,13 +209,17 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 		}
 		at = *p;
 		if (w->bytes && w->obj == at.obj && at.img >= w->img && at.img < w->end) {
-			rc = fill_chunk(mm, f, w->bytes + (at.img - w->img),
-					min_u64(min_u64(at.len, w->end - at.img), CHUNK), &r->filled_bulk);
+			at.len = min_u64(min_u64(at.len, w->end - at.img), chunk_len(r));
+			rc = fill_chunk(mm, f, w->bytes + (at.img - w->img), at.len, &r->filled_bulk);
 			lp_gate_leave(&mm->gate);
+			lp_uffd_wake(mm->fd, at.addr, at.len);
+			reader_pass(rd);
 		} else {
-			/* May sleep for the source: not in the gate. */
+			/* May sleep for the source: not in the gate, and not counted as busy. */
 			lp_gate_leave(&mm->gate);
+			busy_end(r);
 			rc = src->ops->map(src, w, at.obj, at.img, at.len);
+			busy_begin(r);
 			if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
 				rc = -EIO; /* these mean something else for a fill */
 		}
@@ -205,6 +229,7 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 	pthread_mutex_lock(&r->lock);
 	flight_end(mm, f, rc, at.img, at.obj);
 	pthread_mutex_unlock(&r->lock);
+	busy_end(r);
 }
 
 static void wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t when)
@@ -220,11 +245,18 @@ static void wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t whe
 void *bulk_main(void *arg)
 {
 	struct lp_restore *r = arg;
+	struct lp_reader *rd = malloc(sizeof(*rd));
 	struct lp_window w = { 0 };
 	struct lp_flight *f;
 	uint64_t when;
 	int rc;
 
+	if (!rd) {
+		pr_err("out of memory at start");
+		abort();
+	}
+	rd->r = r;
+	rd->nwakes = 0;
 	pthread_mutex_lock(&r->lock);
 	while (!r->stopping) {
 		when = LP_NEVER;
@@ -238,11 +270,12 @@ void *bulk_main(void *arg)
 			continue;
 		}
 		pthread_mutex_unlock(&r->lock);
-		bulk_fill(lp_space_host(lp_flight_space(f)), f, &w);
+		bulk_fill(lp_space_host(lp_flight_space(f)), f, &w, rd);
 		pthread_mutex_lock(&r->lock);
 	}
 	pthread_mutex_unlock(&r->lock);
 	r->source->ops->unmap(r->source, &w);
+	free(rd);
 	return NULL;
 }
 
@@ -286,10 +319,15 @@ static void urgent_fill(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf)
 		}
 		lp_gate_enter(&mm->gate);
 		p = lp_flight_head(f);
-		if (p && p->obj == at.obj && p->img - at.img < at.len)
-			rc = fill_chunk(mm, f, buf + (p->img - at.img),
-					min_u64(p->len, at.img + at.len - p->img), &r->filled_urgent);
+		if (p && p->obj == at.obj && p->img - at.img < at.len) {
+			uint64_t skip = p->img - at.img;
+
+			at.addr = p->addr;
+			at.len = min_u64(p->len, at.len - skip);
+			rc = fill_chunk(mm, f, buf + skip, at.len, &r->filled_urgent);
+		}
 		lp_gate_leave(&mm->gate);
+		lp_uffd_wake(mm->fd, at.addr, at.len);
 	}
 	if (rc == -ESRCH)
 		mm_gone(mm);

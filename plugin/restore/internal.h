@@ -2,18 +2,23 @@
 /*
  * What the files of the restore side share.
  *
- * Threads: main (hand-off, signals, exits of the tree, progress), one reader
- * (all userfaultfds: messages, faults, their fills), `workers` for bulk,
- * URGENT_THREADS for faults whose bytes are not at hand.
+ * Threads: main (hand-off, signals, exits of the tree, progress), `workers` for
+ * bulk, URGENT_THREADS for faults whose bytes are not at hand, and one that
+ * waits for messages. Whoever reads messages has the *reader role*: a busy bulk
+ * thread looks for them between two chunks, since it is awake and on a CPU
+ * anyhow; the waiting thread sleeps on them while no bulk thread is busy.
  *
  * Locks, in the order in which they may be taken:
- *   1. mm->gate  (see gate.h)
- *   2. r->lock   the engine, the list of mms, the urgent queue, everything in
+ *   1. r->role   the reader role: reading userfaultfds, freeing mms
+ *   2. mm->gate  (see gate.h)
+ *   3. r->lock   the engine, the list of mms, the urgent queue, everything in
  *                struct lp_restore and struct lp_mm that is not atomic
- * Nothing sleeps for a source while it holds either.
+ * Nothing sleeps for a source while it holds any of them, and no task is woken
+ * under role or gate: it might take the CPU from us at once.
  *
- * An mm belongs to the reader, which alone closes its descriptor and frees it,
- * and only when no flight of its space is out and no thread can hold its gate.
+ * An mm belongs to the reader role: its holder alone closes the descriptor and
+ * frees it, and only when no flight of its space is out, so that no thread can
+ * hold its gate.
  */
 #ifndef LP_RESTORE_INTERNAL_H
 #define LP_RESTORE_INTERNAL_H
@@ -31,6 +36,9 @@
 
 /* A fault waits for at most one chunk; larger ones fill no faster (userfaultfd-facts 13). */
 #define CHUNK (UINT64_C(64) << 10)
+/* While threads fault: shorter, since each fault waits for the chunks under way. */
+#define CHUNK_FAULTS (UINT64_C(16) << 10)
+#define FAULTS_RECENT_NS UINT64_C(1000000)
 /* A bulk flight: what a worker claims at once. */
 #define FLIGHT_BYTES (UINT64_C(2) << 20)
 #define FLIGHT_PIECES 64
@@ -68,8 +76,13 @@ struct lp_restore {
 	const struct lp_restore_conf *conf;
 	struct lp_source *source;
 
-	pthread_mutex_t lock;
-	pthread_cond_t bulk_cond, urgent_cond; /* on CLOCK_MONOTONIC */
+	pthread_mutex_t role, lock;
+	pthread_cond_t bulk_cond, urgent_cond, idle_cond; /* on CLOCK_MONOTONIC */
+	uint64_t due;			/* of the role: when to look around at the latest */
+	uint64_t probed;		/* of the role: when exits were last looked for */
+	_Atomic unsigned busy;		/* bulk threads that look for messages between chunks */
+	_Atomic uint64_t last_pass;	/* when somebody last did */
+	_Atomic uint64_t last_fault;
 	struct lp_engine *engine;
 	struct lp_mm *mms;
 	size_t nmms;
@@ -119,7 +132,23 @@ struct handoff {
 int handoff_read(struct lp_restore *r, struct handoff *h, struct lp_err *err);
 
 /* reader.c */
+/* What a thread needs to have the reader role now and then. */
+struct lp_reader {
+	struct lp_restore *r;
+	struct wake {
+		int fd;
+		uint64_t addr, len;
+	} wakes[64]; /* due when role and gate are left */
+	unsigned nwakes;
+	uint8_t buf[CHUNK];
+};
+
 void *reader_main(void *arg);
+/*
+ * Take the role if nobody has it, handle all messages that are there and what
+ * is due, never sleep. True when there were messages.
+ */
+bool reader_pass(struct lp_reader *rd);
 /* A new mm around @fd, not yet known to anybody; NULL: no memory. r->lock held. */
 struct lp_mm *mm_new(struct lp_restore *r, int fd, int32_t pid);
 /* Hand @mm, which has its space, to the reader. On failure it is listed all the same. r->lock held. */
@@ -136,6 +165,9 @@ void *urgent_main(void *arg);
  */
 int fill_pieces(struct lp_mm *mm, struct lp_flight *f, const uint8_t *buf, uint64_t img, uint64_t len,
 		_Atomic uint64_t *count);
+/* A thread of the background begins or stops to be busy (see lp_restore.busy). */
+void busy_begin(struct lp_restore *r);
+void busy_end(struct lp_restore *r);
 /* Queue for the urgent threads. r->lock held. */
 int urgent_push(struct lp_restore *r, struct lp_flight *f);
 /* r->lock held: a flight ended with @why (an errno or 0); say so and set when to go on. */

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The reader: one thread that reads all userfaultfds, applies layout events to
- * the engine and answers faults, at once when the bytes are at hand. It owns
- * the mms: it alone closes their descriptors and frees them.
+ * The reader role: reading all userfaultfds, applying layout events to the
+ * engine and answering faults, at once when the bytes are at hand. Its holder
+ * owns the mms: it alone closes their descriptors and frees them. And the
+ * thread that waits for messages while nobody else is awake.
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,10 +23,25 @@
 /* Without news from the kernel about exits, look for them this often. */
 #define PROBE_NS UINT64_C(250000000)
 
-struct reader {
-	struct lp_restore *r;
-	uint8_t buf[CHUNK];
-};
+/* How long the waiting thread trusts busy bulk threads to look for messages. */
+#define WATCH_NS UINT64_C(200000)
+
+static void wake_flush(struct lp_reader *rd)
+{
+	unsigned i;
+
+	/* The mm may be closed by now: then the kernel has woken its threads. */
+	for (i = 0; i < rd->nwakes; i++)
+		lp_uffd_wake(rd->wakes[i].fd, rd->wakes[i].addr, rd->wakes[i].len);
+	rd->nwakes = 0;
+}
+
+static void wake_later(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr, uint64_t len)
+{
+	if (rd->nwakes == sizeof(rd->wakes) / sizeof(rd->wakes[0]))
+		wake_flush(rd);
+	rd->wakes[rd->nwakes++] = (struct wake){ mm->fd, addr, len };
+}
 
 struct lp_mm *mm_new(struct lp_restore *r, int fd, int32_t pid)
 {
@@ -92,7 +108,7 @@ static void gone(struct lp_mm *mm)
 	pthread_mutex_unlock(&mm->r->lock);
 }
 
-static void answer_zero(struct lp_mm *mm, uint64_t addr)
+static void answer_zero(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 {
 	struct lp_restore *r = mm->r;
 	uint64_t done;
@@ -105,7 +121,6 @@ static void answer_zero(struct lp_mm *mm, uint64_t addr)
 		break;
 	case -EEXIST: /* came in the meantime */
 	case -ENOENT: /* unmapped in the meantime: the thread shall look again */
-		lp_uffd_wake(mm->fd, addr, LP_PAGE_SIZE);
 		break;
 	case -ESRCH:
 		gone(mm);
@@ -114,12 +129,13 @@ static void answer_zero(struct lp_mm *mm, uint64_t addr)
 		defer(mm, addr, rc, 0, 0);
 		return;
 	}
+	wake_later(rd, mm, addr, LP_PAGE_SIZE);
 	pthread_mutex_lock(&r->lock);
 	lp_space_answered(mm->space, addr);
 	pthread_mutex_unlock(&r->lock);
 }
 
-static void answer_fill(struct reader *rd, struct lp_mm *mm, struct lp_flight *f)
+static void answer_fill(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f)
 {
 	struct lp_restore *r = rd->r;
 	struct lp_piece at = *lp_flight_head(f);
@@ -137,6 +153,7 @@ static void answer_fill(struct reader *rd, struct lp_mm *mm, struct lp_flight *f
 			rc = -EIO;
 	} else {
 		rc = fill_pieces(mm, f, rd->buf, at.img, at.len, &r->filled_urgent);
+		wake_later(rd, mm, at.addr, at.len);
 	}
 	if (rc == -ESRCH)
 		gone(mm);
@@ -148,7 +165,7 @@ static void answer_fill(struct reader *rd, struct lp_mm *mm, struct lp_flight *f
 	pthread_mutex_unlock(&r->lock);
 }
 
-static void answer(struct reader *rd, struct lp_mm *mm, uint64_t addr)
+static void answer(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 {
 	struct lp_restore *r = rd->r;
 	enum lp_verdict verdict;
@@ -169,7 +186,7 @@ static void answer(struct reader *rd, struct lp_mm *mm, uint64_t addr)
 	pr_debug("%d.%u: fault at 0x%" PRIx64 ": %s", mm->pid, mm->id, addr,
 		 verdict == LP_FILL ? "fill" : verdict == LP_ZERO ? "zero" : "on its way");
 	if (verdict == LP_ZERO)
-		answer_zero(mm, addr);
+		answer_zero(rd, mm, addr);
 	else if (verdict == LP_FILL)
 		answer_fill(rd, mm, f);
 }
@@ -193,7 +210,7 @@ static int on_fork(struct lp_mm *mm, int fd)
 	return mm_add(child);
 }
 
-static void on_event(struct lp_mm *mm, const struct uffd_msg *m)
+static void on_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg *m)
 {
 	struct lp_restore *r = mm->r;
 	uint64_t addr, now = lp_now();
@@ -229,7 +246,7 @@ static void on_event(struct lp_mm *mm, const struct uffd_msg *m)
 	if (rc)
 		lose_tree(r, mm, strerror(-rc));
 	while (lp_space_next_wake(mm->space, &addr))
-		lp_uffd_wake(mm->fd, addr, LP_PAGE_SIZE);
+		wake_later(rd, mm, addr, LP_PAGE_SIZE);
 	/* What the change refused may go on as soon as the task has run. */
 	lp_space_stall(mm->space, now);
 	mm->retry_at = now;
@@ -242,7 +259,7 @@ static void on_event(struct lp_mm *mm, const struct uffd_msg *m)
  * All messages of @mm. The gate is taken: once read() may return an event, no
  * fill may be under way. True when look_around() has something to do.
  */
-static bool read_mm(struct reader *rd, struct lp_mm *mm)
+static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
 {
 	struct uffd_msg msgs[MESSAGES];
 	bool look;
@@ -264,9 +281,10 @@ static bool read_mm(struct reader *rd, struct lp_mm *mm)
 		for (i = 0; i < n / sizeof(msgs[0]); i++) {
 			if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
 				atomic_fetch_add_explicit(&rd->r->faults, 1, memory_order_relaxed);
+				atomic_store_explicit(&rd->r->last_fault, lp_now(), memory_order_relaxed);
 				answer(rd, mm, msgs[i].arg.pagefault.address & ~(LP_PAGE_SIZE - 1));
 			} else {
-				on_event(mm, &msgs[i]);
+				on_event(rd, mm, &msgs[i]);
 			}
 		}
 	} while (n < 0 || n == sizeof(msgs));
@@ -279,7 +297,7 @@ static bool read_mm(struct reader *rd, struct lp_mm *mm)
 }
 
 /* Faults that could not be answered before: once each. */
-static void retry_deferred(struct reader *rd, struct lp_mm *mm)
+static void retry_deferred(struct lp_reader *rd, struct lp_mm *mm)
 {
 	uint64_t addrs[MESSAGES];
 	bool refused;
@@ -320,7 +338,7 @@ static bool probe_gone(struct lp_mm *mm)
  * Look after all mms: retry what is due, close what is complete, drop what is
  * gone. Returns when to look again (ns), or LP_NEVER.
  */
-static uint64_t look_around(struct reader *rd, bool probe)
+static uint64_t look_around(struct lp_reader *rd, bool probe)
 {
 	struct lp_restore *r = rd->r;
 	struct lp_mm *mm, *next;
@@ -363,58 +381,88 @@ static uint64_t look_around(struct reader *rd, bool probe)
 	return due;
 }
 
-static int wait_events(struct lp_restore *r, struct epoll_event *ev, uint64_t due)
+bool reader_pass(struct lp_reader *rd)
 {
-	uint64_t now = lp_now(), ns = PROBE_NS;
+	struct lp_restore *r = rd->r;
+	struct epoll_event ev[EVENTS];
+	bool look = false, probe;
+	uint64_t now, word;
+	int n, i;
+
+	if (pthread_mutex_trylock(&r->role))
+		return false; /* somebody else is at it */
+	n = epoll_wait(r->epfd, ev, EVENTS, 0);
+	now = lp_now();
+	atomic_store_explicit(&r->last_pass, now, memory_order_relaxed);
+	for (i = 0; i < n; i++) {
+		if (ev[i].data.ptr)
+			look |= read_mm(rd, ev[i].data.ptr);
+		else if (read(r->kick_fd, &word, sizeof(word)) > 0)
+			look = true;
+	}
+	probe = atomic_exchange(&r->probe_all, false) || now - r->probed > PROBE_NS;
+	if (probe)
+		r->probed = now;
+	if (look || probe || now >= r->due)
+		r->due = look_around(rd, probe);
+	pthread_mutex_unlock(&r->role);
+	wake_flush(rd);
+	return n > 0;
+}
+
+/* Sleep until there is a message, something is due, or PROBE_NS have passed. */
+static void wait_messages(struct lp_restore *r)
+{
+	struct pollfd p = { .fd = r->epfd, .events = POLLIN };
+	uint64_t now = lp_now(), ns = PROBE_NS, due;
 	struct timespec ts;
 
-	if (due != LP_NEVER)
+	pthread_mutex_lock(&r->role);
+	due = r->due;
+	pthread_mutex_unlock(&r->role);
+	if (due != LP_NEVER && due < now + ns)
 		ns = due > now ? due - now : 0;
-	if (ns > PROBE_NS)
-		ns = PROBE_NS;
 	ts = (struct timespec){ .tv_sec = 0, .tv_nsec = ns };
-	return syscall(SYS_epoll_pwait2, r->epfd, ev, EVENTS, &ts, NULL, 0);
+	ppoll(&p, 1, &ts, NULL);
 }
 
 void *reader_main(void *arg)
 {
 	struct lp_restore *r = arg;
-	struct reader *rd = malloc(sizeof(*rd));
-	struct epoll_event ev[EVENTS];
-	uint64_t due = LP_NEVER, probed = lp_now(), word;
-	bool probe;
-	int n, i;
+	struct lp_reader *rd = malloc(sizeof(*rd));
+	bool stop = false;
 
 	if (!rd) {
 		pr_err("out of memory at start");
 		abort();
 	}
 	rd->r = r;
+	rd->nwakes = 0;
 	/* Refused fills are retried after microseconds; the default slack is 50 of them. */
 	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
-	for (;;) {
-		bool stop, look = false;
+	while (!stop) {
+		if (atomic_load(&r->busy)) {
+			/*
+			 * They look for messages every few microseconds, unless
+			 * tasks have taken the CPUs from them: so watch.
+			 */
+			uint64_t when = lp_now() + WATCH_NS;
+			struct timespec ts = { .tv_sec = when / 1000000000, .tv_nsec = when % 1000000000 };
 
-		n = wait_events(r, ev, due);
-		for (i = 0; i < n; i++) {
-			if (ev[i].data.ptr) {
-				look |= read_mm(rd, ev[i].data.ptr);
-			} else if (read(r->kick_fd, &word, sizeof(word)) > 0) {
-				look = true;
-			}
+			pthread_mutex_lock(&r->lock);
+			if (atomic_load(&r->busy) && !r->stopping)
+				pthread_cond_timedwait(&r->idle_cond, &r->lock, &ts);
+			pthread_mutex_unlock(&r->lock);
+			if (atomic_load(&r->busy) &&
+			    lp_now() - atomic_load_explicit(&r->last_pass, memory_order_relaxed) < WATCH_NS)
+				continue;
+		} else {
+			wait_messages(r);
 		}
-		probe = atomic_exchange(&r->probe_all, false);
-		if (lp_now() - probed > PROBE_NS)
-			probe = true;
-		if (probe)
-			probed = lp_now();
-		if (n <= 0 || look || probe || due != LP_NEVER)
-			due = look_around(rd, probe);
+		reader_pass(rd);
 		pthread_mutex_lock(&r->lock);
 		stop = r->stopping;
 		pthread_mutex_unlock(&r->lock);
-		if (stop)
-			break;
 	}
 	free(rd);
 	return NULL;

@@ -76,12 +76,14 @@ static void threads_stop(struct lp_restore *r, struct threads *t)
 	r->stopping = true;
 	pthread_cond_broadcast(&r->bulk_cond);
 	pthread_cond_broadcast(&r->urgent_cond);
+	pthread_cond_broadcast(&r->idle_cond);
 	pthread_mutex_unlock(&r->lock);
-	kick_reader(r);
 	for (i = 0; i < t->nbulk; i++)
 		pthread_join(t->bulk[i], NULL);
 	for (i = 0; i < t->nurgent; i++)
 		pthread_join(t->urgent[i], NULL);
+	/* Last, since the others might take the kick for theirs. */
+	kick_reader(r);
 	if (t->has_reader)
 		pthread_join(t->reader, NULL);
 	free(t->bulk);
@@ -120,10 +122,13 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 	r->urgent_tail = &r->urgent_head;
 	r->epfd = r->kick_fd = r->done_fd = -1;
 	pthread_mutex_init(&r->lock, NULL);
+	pthread_mutex_init(&r->role, NULL);
+	r->due = LP_NEVER;
 	pthread_condattr_init(&ca);
 	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
 	pthread_cond_init(&r->bulk_cond, &ca);
 	pthread_cond_init(&r->urgent_cond, &ca);
+	pthread_cond_init(&r->idle_cond, &ca);
 	pthread_condattr_destroy(&ca);
 	/* One descriptor for every task and every child of a fork. */
 	if (!getrlimit(RLIMIT_NOFILE, &rl)) {
@@ -160,7 +165,9 @@ static void fini(struct lp_restore *r)
 		close(r->done_fd);
 	pthread_cond_destroy(&r->bulk_cond);
 	pthread_cond_destroy(&r->urgent_cond);
+	pthread_cond_destroy(&r->idle_cond);
 	pthread_mutex_destroy(&r->lock);
+	pthread_mutex_destroy(&r->role);
 }
 
 static void progress(struct lp_restore *r, uint64_t now, bool last)

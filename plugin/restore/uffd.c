@@ -66,6 +66,7 @@ int lp_uffd_copy(int fd, uint64_t dst, const void *src, uint64_t len, uint64_t *
 			.dst = dst + *done,
 			.src = (uintptr_t)src + *done,
 			.len = len - *done,
+			.mode = UFFDIO_COPY_MODE_DONTWAKE,
 		};
 
 		if (!call(fd, UFFDIO_COPY, &c)) {
@@ -85,6 +86,7 @@ int lp_uffd_zero(int fd, uint64_t dst, uint64_t len, uint64_t *done)
 	while (*done < len) {
 		struct uffdio_zeropage z = {
 			.range = { .start = dst + *done, .len = len - *done },
+			.mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE,
 		};
 
 		if (!call(fd, UFFDIO_ZEROPAGE, &z))

@@ -20,6 +20,11 @@
  * -ENOMEM  no memory, or none left in the task's memory cgroup
  * -EFAULT  the source of the copy cannot be read
  */
+/*
+ * Neither wakes the threads that wait for the pages: a woken thread may take
+ * this CPU at once, and the caller holds the gate. lp_uffd_wake() comes after
+ * the gate was left.
+ */
 int lp_uffd_copy(int fd, uint64_t dst, const void *src, uint64_t len, uint64_t *done);
 int lp_uffd_zero(int fd, uint64_t dst, uint64_t len, uint64_t *done);
 int lp_uffd_wake(int fd, uint64_t start, uint64_t len);
