@@ -95,17 +95,34 @@ void lp_space_answered(struct lp_space *s, uint64_t addr)
 		waiter_del(s, w);
 }
 
-void waiter_unfilled(struct lp_space *s, uint64_t addr, bool unfilled)
+static bool flight_holds(const struct lp_flight *f, uint64_t addr)
 {
-	struct lp_waiter *w = waiter_find(s, addr);
+	uint32_t i;
 
-	if (!w)
-		return;
-	if (!unfilled) {
-		waiter_del(s, w);
-	} else if (!w->deferred) {
-		w->deferred = true;
-		s->ndeferred++;
+	for (i = f->head; i < f->n; i++)
+		if (addr - f->pieces[i].addr < f->pieces[i].len)
+			return true;
+	return false;
+}
+
+void waiters_flight_ends(struct lp_space *s, const struct lp_flight *f)
+{
+	size_t i = 0;
+
+	while (i < s->nwaiters) {
+		struct lp_waiter *w = &s->waiters[i];
+
+		if (w->flight != f) {
+			i++;
+		} else if (!flight_holds(f, w->addr)) {
+			waiter_del(s, w);
+		} else {
+			w->flight = NULL;
+			if (!w->deferred)
+				s->ndeferred++;
+			w->deferred = true;
+			i++;
+		}
 	}
 }
 
@@ -119,6 +136,7 @@ int lp_space_defer(struct lp_space *s, uint64_t addr)
 	rc = waiter_add(s, addr, &w);
 	if (rc)
 		return rc;
+	w->flight = NULL;
 	if (!w->deferred) {
 		w->deferred = true;
 		s->ndeferred++;
@@ -183,6 +201,7 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
 	rc = waiter_add(s, addr, &w);
 	if (rc)
 		return rc;
+	w->flight = NULL;
 	if (w->deferred) {
 		w->deferred = false;
 		s->ndeferred--;
@@ -196,6 +215,7 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
 		obj = r.obj;
 	} else if ((owner = flights_find(s, addr, &p))) {
 		if (owner->urgent) {
+			w->flight = owner;
 			*verdict = LP_WAIT;
 			return 0;
 		}
@@ -217,6 +237,7 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
 
 		return again ? again : rc;
 	}
+	w->flight = f;
 	f->urgent = true;
 	f->fault_addr = addr;
 	/* Neither can fail: reserved above. The new flight has no pieces yet. */

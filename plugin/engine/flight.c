@@ -91,8 +91,14 @@ int flights_cut(struct lp_space *s, uint64_t start, uint64_t end, struct lp_map 
 					*p = tail;
 					continue;
 				}
-				if (f->n == f->cap)
-					return -ENOMEM; /* only without flights_reserve() */
+				if (f->n == f->cap) { /* several cuts in one event */
+					p = realloc(f->pieces, f->cap * 2 * sizeof(*p));
+					if (!p)
+						return -ENOMEM;
+					f->pieces = p;
+					f->cap *= 2;
+					p = &f->pieces[i];
+				}
 				memmove(p + 2, p + 1, (f->n - i - 1) * sizeof(*p));
 				p[1] = tail;
 				f->n++;
@@ -166,22 +172,19 @@ int lp_flight_finish(struct lp_flight *f)
 {
 	struct lp_space *s = f->space;
 	const struct lp_piece *p;
-	bool unanswered = false;
 	int rc = 0;
 
 	/* One insertion a piece; the owner keeps the flight when that fails. */
 	if (f->head < f->n && lp_pool_reserve(&s->engine->pool, f->n - f->head))
 		return -ENOMEM;
+	if (f->urgent)
+		waiters_flight_ends(s, f);
 	while ((p = lp_flight_head(f))) {
-		if (f->urgent && f->fault_addr - p->addr < p->len)
-			unanswered = true;
 		rc = lp_space_add_missing(s, p->addr, p->addr + p->len, p->img, p->obj);
 		if (rc)
 			return rc;
 		f->head++;
 	}
-	if (f->urgent)
-		waiter_unfilled(s, f->fault_addr, unanswered);
 	if (f->prev)
 		f->prev->next = f->next;
 	else

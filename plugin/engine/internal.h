@@ -20,11 +20,12 @@
  */
 struct lp_layer {
 	struct lp_layer *older;
-	struct lp_map extents, missing;
+	struct lp_map extents, missing, wiped;
 };
 
 struct lp_waiter {
 	uint64_t addr;
+	const struct lp_flight *flight; /* whose end answers it, or NULL */
 	bool deferred;
 };
 
@@ -83,8 +84,8 @@ void flights_drop_all(struct lp_space *s);
 
 /* fault.c */
 int waiters_reserve(struct lp_space *s);
-/* The flight for the waiter at @addr ended. A waiter that an event has woken since is not there any more. */
-void waiter_unfilled(struct lp_space *s, uint64_t addr, bool unfilled);
+/* Urgent flight @f ends: defer those who wait for what it did not fill, forget the others. */
+void waiters_flight_ends(struct lp_space *s, const struct lp_flight *f);
 /* Threads that wait in [start, end) must look again. */
 void waiters_wake(struct lp_space *s, uint64_t start, uint64_t end);
 

@@ -177,8 +177,13 @@ static struct lp_node *merge(struct lp_pool *pool, struct lp_node *l, struct lp_
 	return r;
 }
 
-/* Split @n at @addr into *@l and *@r; a range over @addr becomes two. Takes the reference. */
-static void split(struct lp_pool *pool, struct lp_node *n, uint64_t addr, struct lp_node **l, struct lp_node **r)
+/*
+ * Split @n at @addr into *@l and *@r. What lies behind @addr of a range over it
+ * becomes *@tail, in neither: with a priority of its own it belongs on top of
+ * *@r, not where the recursion met it.
+ */
+static void split_below(struct lp_pool *pool, struct lp_node *n, uint64_t addr, struct lp_node **l,
+			struct lp_node **r, struct lp_node **tail)
 {
 	if (!n) {
 		*l = *r = NULL;
@@ -186,17 +191,14 @@ static void split(struct lp_pool *pool, struct lp_node *n, uint64_t addr, struct
 	}
 	n = open_node(pool, n);
 	if (n->end <= addr) {
-		split(pool, n->right, addr, &n->right, r);
-		update(n);
+		split_below(pool, n->right, addr, &n->right, r, tail);
 		*l = n;
 	} else if (n->start >= addr) {
-		split(pool, n->left, addr, l, &n->left);
-		update(n);
+		split_below(pool, n->left, addr, l, &n->left, tail);
 		*r = n;
 	} else {
-		struct lp_node *tail = node_get(pool), *right = n->right;
-
-		*tail = (struct lp_node){
+		*tail = node_get(pool);
+		**tail = (struct lp_node){
 			.start = addr,
 			.end = n->end,
 			.img = n->img + (addr - n->start),
@@ -204,13 +206,22 @@ static void split(struct lp_pool *pool, struct lp_node *n, uint64_t addr, struct
 			.prio = next_prio(pool),
 			.refs = 1,
 		};
-		update(tail);
+		update(*tail);
 		n->end = addr;
+		*r = n->right;
 		n->right = NULL;
-		update(n);
 		*l = n;
-		*r = merge(pool, tail, right);
 	}
+	update(n);
+}
+
+/* Split @n at @addr into *@l and *@r; a range over @addr becomes two. Takes the reference. */
+static void split(struct lp_pool *pool, struct lp_node *n, uint64_t addr, struct lp_node **l, struct lp_node **r)
+{
+	struct lp_node *tail = NULL;
+
+	split_below(pool, n, addr, l, r, &tail);
+	*r = merge(pool, tail, *r);
 }
 
 void lp_map_clone(struct lp_map *dst, const struct lp_map *src)

@@ -51,6 +51,7 @@ static void layers_free(struct lp_space *s)
 		s->layers = l->older;
 		lp_map_clear(pool, &l->extents);
 		lp_map_clear(pool, &l->missing);
+		lp_map_clear(pool, &l->wiped);
 		free(l);
 	}
 }
@@ -157,6 +158,7 @@ static void layers_prune(struct lp_space *s)
 		}
 		*p = l->older;
 		lp_map_clear(&s->engine->pool, &l->missing);
+		lp_map_clear(&s->engine->pool, &l->wiped);
 		free(l);
 	}
 }
@@ -175,7 +177,22 @@ static struct lp_layer *layer_oldest(struct lp_space *s, const struct lp_layer *
  * the oldest generation that has it, since that one's event must come first.
  * With @gone the extents go too.
  */
-static int take_oldest(struct lp_space *s, uint64_t start, uint64_t end, bool gone, struct lp_map *out)
+/* Move [start, end) of @from to @out (NULL: nowhere), which may hold other ranges. */
+static int move_ranges(struct lp_pool *pool, struct lp_map *from, uint64_t start, uint64_t end, struct lp_map *out)
+{
+	struct lp_map part = { NULL };
+	struct lp_range m;
+	uint64_t q = 0;
+	int rc = lp_map_cut(pool, from, start, end, &part);
+
+	for (; !rc && out && lp_map_next(&part, q, &m); q = m.end)
+		rc = lp_map_insert(pool, out, &m);
+	lp_map_clear(pool, &part);
+	return rc;
+}
+
+static int take_oldest(struct lp_space *s, uint64_t start, uint64_t end, bool gone, struct lp_map *out,
+		       struct lp_map *wiped)
 {
 	struct lp_pool *pool = &s->engine->pool;
 	struct lp_map todo = { NULL };
@@ -187,13 +204,14 @@ static int take_oldest(struct lp_space *s, uint64_t start, uint64_t end, bool go
 	if (!s->layers) {
 		if (gone)
 			rc = lp_map_cut(pool, &s->extents, start, end, NULL);
+		if (!rc)
+			rc = move_ranges(pool, &s->wiped, start, end, wiped);
 		return rc ? rc : take_current(s, start, end, out);
 	}
 
 	rc = lp_map_insert(pool, &todo, &want);
 	while (!rc && (l = layer_oldest(s, l))) {
 		for (pos = start; !rc && lp_map_next(&l->extents, pos, &ext) && ext.start < end; pos = ext.end) {
-			struct lp_map part = { NULL };
 			uint64_t a = ext.start > start ? ext.start : start;
 			uint64_t b = ext.end < end ? ext.end : end;
 			uint64_t at = a;
@@ -201,13 +219,10 @@ static int take_oldest(struct lp_space *s, uint64_t start, uint64_t end, bool go
 			/* Only what no older generation has answered for. */
 			while (!rc && lp_map_next(&todo, at, &r) && r.start < b) {
 				uint64_t x = r.start > a ? r.start : a, y = r.end < b ? r.end : b;
-				struct lp_range m;
-				uint64_t q = 0;
 
-				rc = lp_map_cut(pool, &l->missing, x, y, &part);
-				for (; !rc && out && lp_map_next(&part, q, &m); q = m.end)
-					rc = lp_map_insert(pool, out, &m);
-				lp_map_clear(pool, &part);
+				rc = move_ranges(pool, &l->missing, x, y, out);
+				if (!rc)
+					rc = move_ranges(pool, &l->wiped, x, y, wiped);
 				if (!rc && gone)
 					rc = lp_map_cut(pool, &l->extents, x, y, NULL);
 				if (!rc)
@@ -219,6 +234,8 @@ static int take_oldest(struct lp_space *s, uint64_t start, uint64_t end, bool go
 	for (pos = start; !rc && lp_map_next(&todo, pos, &r); pos = r.end) {
 		if (gone)
 			rc = lp_map_cut(pool, &s->extents, r.start, r.end, NULL);
+		if (!rc)
+			rc = move_ranges(pool, &s->wiped, r.start, r.end, wiped);
 		if (!rc)
 			rc = take_current(s, r.start, r.end, out);
 	}
@@ -233,14 +250,18 @@ static int displace(struct lp_space *s, uint64_t start, uint64_t end)
 	struct lp_layer *l;
 	int rc;
 
-	if (!lp_map_overlaps(&s->extents, start, end))
-		return take_current(s, start, end, NULL);
+	if (!lp_map_overlaps(&s->extents, start, end)) {
+		rc = lp_map_cut(&s->engine->pool, &s->wiped, start, end, NULL);
+		return rc ? rc : take_current(s, start, end, NULL);
+	}
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return -ENOMEM;
 	rc = lp_map_cut(&s->engine->pool, &s->extents, start, end, &l->extents);
 	if (!rc)
 		rc = take_current(s, start, end, &l->missing);
+	if (!rc)
+		rc = lp_map_cut(&s->engine->pool, &s->wiped, start, end, &l->wiped);
 	l->older = s->layers;
 	s->layers = l;
 	return rc;
@@ -263,7 +284,7 @@ int lp_space_remap(struct lp_space *s, uint64_t from, uint64_t to, uint64_t len)
 	rc = event_begin(s);
 	if (rc)
 		return rc;
-	rc = take_oldest(s, from, from + len, false, &moved);
+	rc = take_oldest(s, from, from + len, false, &moved, &wiped);
 	if (!rc)
 		rc = displace(s, to, to + len);
 	if (!rc)
@@ -272,11 +293,6 @@ int lp_space_remap(struct lp_space *s, uint64_t from, uint64_t to, uint64_t len)
 		rc = lp_map_shift(pool, &moved, to - from);
 	if (!rc)
 		rc = lp_map_join(pool, &s->missing, &moved);
-
-	if (!rc)
-		rc = lp_map_cut(pool, &s->wiped, from, from + len, &wiped);
-	if (!rc)
-		rc = lp_map_cut(pool, &s->wiped, to, to + len, NULL);
 	if (!rc)
 		rc = lp_map_shift(pool, &wiped, to - from);
 	if (!rc)
@@ -313,9 +329,7 @@ int lp_space_unmap(struct lp_space *s, uint64_t start, uint64_t end)
 	rc = event_begin(s);
 	if (rc)
 		return rc;
-	rc = take_oldest(s, start, end, true, NULL);
-	if (!rc)
-		rc = lp_map_cut(&s->engine->pool, &s->wiped, start, end, NULL);
+	rc = take_oldest(s, start, end, true, NULL, NULL);
 	waiters_wake(s, start, end);
 	return event_end(s, rc);
 }

@@ -63,6 +63,7 @@ struct oracle_conf {
 	 * doc/design.md. Off: only what the image says.
 	 */
 	int wipe;
+	int dontfork; /* MADV_DONTFORK at run time */
 	/* Called by each thread before its first operation. NULL: at once. */
 	void (*gate)(void *arg, unsigned thread);
 	void *gate_arg;

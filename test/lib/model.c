@@ -1,0 +1,558 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The model of the engine's world: worlds, host and comparison; see model.h. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "test/lib/model_int.h"
+
+unsigned md_pick(struct md *m, unsigned n)
+{
+	unsigned v;
+
+	if (n < 2)
+		return 0;
+	if (!m->ch.p)
+		return (uint64_t)(uint32_t)(md_random(&m->ch.rng) >> 32) * n >> 32;
+	if (m->ch.p == m->ch.end)
+		return 0;
+	v = *m->ch.p++;
+	if (n > 256 && m->ch.p < m->ch.end)
+		v |= (unsigned)*m->ch.p++ << 8;
+	return v % n;
+}
+
+static uint64_t addr_of(unsigned page)
+{
+	return MD_BASE + page * MD_PAGE;
+}
+
+void md_note(struct md *m, const char *what, unsigned task, unsigned thread, unsigned a, unsigned b, unsigned c)
+{
+	m->last[m->nlast++ % MD_KEPT] = (struct md_note){ m->step, what, task, thread, a, b, c };
+}
+
+bool md_differ(struct md *m, int bad, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!m->error[0]) {
+		m->bad = bad;
+		va_start(ap, fmt);
+		vsnprintf(m->error, sizeof(m->error), fmt, ap);
+		va_end(ap);
+	}
+	return false;
+}
+
+/* ---- What the task must see --------------------------------------------- */
+
+static uint32_t obj_of(uint32_t want)
+{
+	return want & 0x8000 ? 2 : 1;
+}
+
+static bool check_task(struct md *m, struct md_task *t)
+{
+	unsigned i;
+
+	if (!t->alive || t->changing)
+		return true;
+	for (i = 0; i < m->conf.pages; i++) {
+		struct md_page *p = &t->pg[i];
+		uint64_t img = 0;
+		uint32_t obj = 0;
+		bool has;
+
+		if (p->state == REG && p->present)
+			continue;
+		has = lp_space_peek(t->space, addr_of(i), &img, &obj);
+		if (p->state != REG) {
+			if (has && !(m->conf.flags & MD_DONTFORK))
+				return md_differ(m, md_task_no(m, t), "task %u page %u is not there, the engine would fill it with image page %u",
+					      md_task_no(m, t), i, (unsigned)(img / MD_PAGE));
+		} else if (has != (p->want != 0)) {
+			return md_differ(m, md_task_no(m, t), "task %u page %u: must read %s%u, the engine says %s%u", md_task_no(m, t), i,
+				      p->want ? "image page " : "zeros ", p->want, has ? "image page " : "zeros ",
+				      (unsigned)(img / MD_PAGE));
+		} else if (has && (img != p->want * MD_PAGE || obj != obj_of(p->want))) {
+			return md_differ(m, md_task_no(m, t), "task %u page %u: must read image page %u, the engine says %u of object %u",
+				      md_task_no(m, t), i, p->want, (unsigned)(img / MD_PAGE), obj);
+		}
+	}
+	return true;
+}
+
+static void wake_page(struct md *m, struct md_task *t, unsigned page)
+{
+	unsigned i;
+
+	for (i = 0; i < m->conf.threads; i++)
+		if (t->th[i].state == FAULT && t->th[i].page == page)
+			t->th[i].state = AGAIN;
+}
+
+/* ---- The host: fills and faults ----------------------------------------- */
+
+/* One page of the flight's head. False: EAGAIN or a difference. */
+static bool fill_page(struct md *m, struct lp_flight *f)
+{
+	const struct lp_piece *h = lp_flight_head(f);
+	struct md_task *t = lp_space_host(lp_flight_space(f));
+	unsigned i = (h->addr - MD_BASE) / MD_PAGE;
+	struct md_page *p;
+
+	if (t->changing)
+		return false;
+	if (h->addr < MD_BASE || i >= m->conf.pages || h->len < MD_PAGE || (h->addr | h->len | h->img) % MD_PAGE)
+		return md_differ(m, md_task_no(m, t), "a piece at 0x%" PRIx64 "+0x%" PRIx64, h->addr, h->len);
+	p = &t->pg[i];
+	if (p->state == REG && !p->present) {
+		if (p->want != h->img / MD_PAGE || !p->want || h->obj != obj_of(p->want))
+			return md_differ(m, md_task_no(m, t), "fill of task %u page %u with image page %u, must read %u", md_task_no(m, t), i,
+				      (unsigned)(h->img / MD_PAGE), p->want);
+		p->present = true;
+		m->fills++;
+		wake_page(m, t, i);
+	} else if (lp_flight_urgent(f)) {
+		wake_page(m, t, i);
+	}
+	lp_flight_advance(f, MD_PAGE);
+	return true;
+}
+
+static bool finish_flight(struct md *m, unsigned i)
+{
+	struct lp_flight *f = m->flight[i];
+	struct lp_space *s = lp_flight_space(f);
+	struct md_task *t = lp_space_host(s);
+
+	m->flight[i] = m->flight[--m->nflights];
+	if (lp_flight_finish(f))
+		return md_differ(m, md_task_no(m, t), "finish says no memory");
+	if (lp_space_dead(s) && !lp_space_flights(s)) {
+		lp_space_free(s);
+		*t = (struct md_task){ .pg = t->pg };
+	}
+	return true;
+}
+
+static bool fill_some(struct md *m, unsigned i, unsigned pages)
+{
+	struct lp_flight *f = m->flight[i];
+
+	while (pages-- && lp_flight_head(f))
+		if (!fill_page(m, f))
+			return !m->error[0];
+	return true;
+}
+
+/* A message about a fault at @page was read, or a deferred one is due. */
+static bool host_fault(struct md *m, struct md_task *t, unsigned page)
+{
+	struct md_page *p = &t->pg[page];
+	enum lp_verdict v;
+	struct lp_flight *f;
+	const struct lp_piece *h;
+	uint64_t a = addr_of(page);
+
+	if (m->nflights == MD_MAX_FLIGHTS && !finish_flight(m, md_pick(m, m->nflights)))
+		return false;
+	if (!t->alive)
+		return true;
+	m->faults++;
+	if (lp_space_fault(t->space, a, MD_PAGE << md_pick(m, 4), &v, &f))
+		return md_differ(m, md_task_no(m, t), "fault says no memory");
+	if (v == LP_FILL) {
+		h = lp_flight_head(f);
+		if (!h || h->addr != a || !lp_flight_urgent(f) || lp_flight_fault_addr(f) != a)
+			return md_differ(m, md_task_no(m, t), "the flight of a fault does not begin with its page");
+		m->flight[m->nflights++] = f;
+		if (md_pick(m, 2))
+			return true;
+		return fill_some(m, m->nflights - 1, 1 + md_pick(m, 10)) &&
+		       (md_pick(m, 2) || finish_flight(m, m->nflights - 1));
+	}
+	if (v == LP_WAIT)
+		return true;
+	if (t->changing)
+		return !lp_space_defer(t->space, a) || md_differ(m, md_task_no(m, t), "defer says no memory");
+	if (p->state == REG && !p->present) {
+		if (p->want)
+			return md_differ(m, md_task_no(m, t), "task %u page %u: zeros, must read image page %u", md_task_no(m, t), page, p->want);
+		p->present = true;
+	}
+	wake_page(m, t, page);
+	lp_space_answered(t->space, a);
+	return true;
+}
+
+static bool touch(struct md *m, struct md_task *t, struct md_thread *th, unsigned page)
+{
+	th->state = RUN;
+	th->page = page;
+	if (t->pg[page].state != REG || t->pg[page].present)
+		return true;
+	th->state = FAULT;
+	md_note(m, "fault at", md_task_no(m, t), th - t->th, page, 1, 0);
+	return host_fault(m, t, page);
+}
+
+static bool retry_deferred(struct md *m, struct md_task *t)
+{
+	uint64_t a;
+
+	if (!t->alive || !lp_space_next_deferred(t->space, &a))
+		return true;
+	return host_fault(m, t, (a - MD_BASE) / MD_PAGE);
+}
+
+static bool claim(struct md *m)
+{
+	struct lp_flight *f;
+	const struct lp_piece *h;
+	uint64_t when;
+	int rc;
+
+	if (m->nflights == MD_MAX_FLIGHTS)
+		return finish_flight(m, md_pick(m, m->nflights));
+	rc = lp_engine_next(m->engine, MD_PAGE * (1 + md_pick(m, 48)), 1 + md_pick(m, 6), m->now, &f, &when);
+	if (rc == -EAGAIN)
+		return true;
+	if (rc)
+		return md_differ(m, -1, "next says no memory");
+	h = lp_flight_head(f);
+	if (!h || lp_flight_urgent(f))
+		return md_differ(m, -1, "an empty or urgent flight from the background");
+	md_note(m, "claim from", md_task_no(m, lp_space_host(lp_flight_space(f))), 0, (h->addr - MD_BASE) / MD_PAGE,
+	     h->len / MD_PAGE, 0);
+	m->flight[m->nflights++] = f;
+	return true;
+}
+
+/* ---- Messages ------------------------------------------------------------ */
+
+static bool deliver(struct md *m, struct md_task *t, struct md_thread *th)
+{
+	const struct md_event *e = &th->q[th->i];
+	uint64_t a = addr_of(e->a), end = addr_of(e->a + e->len), addr;
+	static const char *const names[] = { "  read FORK", "  read REMAP", "  read REMOVE", "  read UNMAP" };
+	struct md_task *c;
+	int rc = 0;
+
+	md_note(m, names[e->kind], md_task_no(m, t), th - t->th, e->a, e->len, e->to);
+	switch (e->kind) {
+	case EV_FORK:
+		c = &m->task[e->to];
+		rc = lp_space_fork(t->space, c, &c->space);
+		c->alive = !rc;
+		break;
+	case EV_REMAP:
+		rc = lp_space_remap(t->space, a, addr_of(e->to), end - a);
+		break;
+	case EV_REMOVE:
+		rc = lp_space_remove(t->space, a, end);
+		break;
+	case EV_UNMAP:
+		rc = lp_space_unmap(t->space, a, end);
+	}
+	if (rc)
+		return md_differ(m, md_task_no(m, t), "an event says %s", strerror(-rc));
+	th->read = true;
+	t->unread--;
+	m->events++;
+	while (lp_space_next_wake(t->space, &addr))
+		wake_page(m, t, (addr - MD_BASE) / MD_PAGE);
+	return true;
+}
+
+/* The thread runs after its message was read. */
+static void run_on(struct md *m, struct md_task *t, struct md_thread *th)
+{
+	const struct md_event *e = &th->q[th->i];
+	unsigned i;
+
+	if (e->kind == EV_REMOVE) {
+		for (i = e->a; i < e->a + e->len; i++) {
+			if (t->pg[i].state == REG) {
+				t->pg[i].want = 0;
+				t->pg[i].present = false;
+			}
+		}
+	}
+	th->read = false;
+	if (++th->i == th->n)
+		th->state = RUN;
+	if (!--t->changing)
+		md_forget_reused(m, t);
+}
+
+/* ---- Worlds -------------------------------------------------------------- */
+
+static bool populate(struct md *m, struct md_task *t)
+{
+	uint32_t img = 1 + md_pick(m, 64);
+	unsigned i = 0, len, k;
+	int rc = 0;
+
+	*t = (struct md_task){ .used = true, .alive = true, .pg = t->pg };
+	memset(t->pg, 0, m->conf.pages * sizeof(*t->pg));
+	if (lp_space_new(m->engine, t, &t->space))
+		return md_differ(m, -1, "no memory for a space");
+	while (i < m->conf.pages) {
+		bool wiped = !md_pick(m, 12), dontfork = !md_pick(m, 12) && m->conf.flags & MD_DONTFORK;
+		unsigned kind = md_pick(m, 8), start = i;
+
+		len = 1 + md_pick(m, 40);
+		if (i + len > m->conf.pages)
+			len = m->conf.pages - i;
+		for (k = 0; k < len; k++)
+			t->pg[i + k] = (struct md_page){ .state = kind < 2 ? FREE : kind < 3 ? PLAIN : REG,
+						      .owner = (i + k) * m->conf.threads / m->conf.pages };
+		i += len;
+		if (kind < 3)
+			continue;
+		rc |= lp_space_add_extent(t->space, addr_of(start), addr_of(i));
+		if (wiped)
+			rc |= lp_space_add_wiped(t->space, addr_of(start), addr_of(i));
+		for (k = start; k < i; k++) {
+			t->pg[k].wiped = wiped;
+			t->pg[k].dontfork = dontfork;
+		}
+		for (k = start; k < i;) { /* holes in the images, jumps in their order */
+			unsigned n = 1 + md_pick(m, 12), j;
+
+			if (k + n > i)
+				n = i - k;
+			if (md_pick(m, 5)) {
+				if (!md_pick(m, 3) || ((img ^ (img + n)) & 0x8000))
+					img = 1 + md_pick(m, 200) + (md_pick(m, 2) ? 0x8000 : 0);
+				for (j = 0; j < n; j++)
+					t->pg[k + j].want = img + j;
+				rc |= lp_space_add_missing(t->space, addr_of(k), addr_of(k + n), img * MD_PAGE,
+							   obj_of(img));
+				img += n;
+			}
+			k += n;
+		}
+	}
+	return !rc || md_differ(m, -1, "no memory for the layout");
+}
+
+static void clear_world(struct md *m)
+{
+	unsigned i;
+
+	while (m->nflights)
+		finish_flight(m, 0);
+	for (i = 0; i < MD_MAX_TASKS; i++) {
+		if (m->task[i].space)
+			lp_space_free(m->task[i].space);
+		m->task[i] = (struct md_task){ .pg = m->task[i].pg };
+	}
+}
+
+static bool fresh_world(struct md *m)
+{
+	unsigned i;
+
+	clear_world(m);
+	if (lp_engine_nodes(m->engine))
+		return md_differ(m, -1, "%zu nodes leaked", lp_engine_nodes(m->engine));
+	m->epoch_end = m->step + (m->conf.epoch ? m->conf.epoch : 1500);
+	for (i = 0; i < m->conf.tasks; i++)
+		if (!populate(m, &m->task[i]))
+			return false;
+	return true;
+}
+
+bool md_settle(struct md *m)
+{
+	unsigned round, i, k;
+
+	for (i = 0; i < MD_MAX_TASKS; i++) {
+		struct md_task *t = &m->task[i];
+
+		while (t->alive && t->unread)
+			for (k = 0; k < m->conf.threads; k++) {
+				struct md_thread *th = &t->th[k];
+
+				if (th->state != BLOCKED)
+					continue;
+				if (!th->read && !deliver(m, t, th))
+					return false;
+				run_on(m, t, th);
+			}
+		for (k = 0; k < m->conf.threads; k++)
+			if (t->alive && t->th[k].state == BLOCKED)
+				run_on(m, t, &t->th[k]);
+		if (!check_task(m, t))
+			return false;
+	}
+	for (round = 0; round < 4 * m->conf.pages * MD_MAX_TASKS; round++) {
+		bool more = false;
+
+		while (m->nflights)
+			if (!fill_some(m, 0, m->conf.pages) || !finish_flight(m, 0))
+				return false;
+		for (i = 0; i < MD_MAX_TASKS; i++) {
+			struct md_task *t = &m->task[i];
+
+			if (t->alive && lp_space_has_deferred(t->space))
+				more = true;
+			if (!retry_deferred(m, t))
+				return false;
+			for (k = 0; t->alive && k < m->conf.threads; k++) {
+				if (t->th[k].state == AGAIN) {
+					more = true;
+					if (!touch(m, t, &t->th[k], t->th[k].page))
+						return false;
+				}
+			}
+		}
+		m->now = LP_NEVER - 1;
+		if (!claim(m))
+			return false;
+		if (!more && !m->nflights)
+			break;
+	}
+	m->now = 0;
+	for (i = 0; i < MD_MAX_TASKS; i++) {
+		struct md_task *t = &m->task[i];
+
+		if (!t->alive)
+			continue;
+		for (k = 0; k < m->conf.threads; k++)
+			if (t->th[k].state != RUN)
+				return md_differ(m, i, "task %u thread %u waits for page %u for ever", i, k, t->th[k].page);
+		if (!lp_space_complete(t->space))
+			return md_differ(m, i, "task %u is not complete at the end", i);
+	}
+	return fresh_world(m);
+}
+
+bool md_step(struct md *m)
+{
+	struct md_task *t = &m->task[md_pick(m, 2) ? md_pick(m, m->conf.tasks) : md_pick(m, MD_MAX_TASKS)];
+	struct md_thread *th = &t->th[md_pick(m, m->conf.threads)];
+	unsigned what = md_pick(m, 64);
+	bool ok = true;
+
+	m->step++;
+	m->now++;
+	if (m->step >= m->epoch_end)
+		return md_settle(m);
+	if (!t->alive) {
+		t = &m->task[0];
+		th = &t->th[0];
+	}
+	if (what < 3) {
+		ok = claim(m);
+	} else if (what < 9) {
+		if (m->nflights)
+			ok = fill_some(m, md_pick(m, m->nflights), 1 + md_pick(m, 8));
+	} else if (what < 12) {
+		if (m->nflights)
+			ok = finish_flight(m, md_pick(m, m->nflights));
+	} else if (what < 15) {
+		ok = retry_deferred(m, t);
+	} else if (!t->alive) {
+		; /* nobody there */
+	} else if (th->state == BLOCKED) {
+		if (th->read)
+			run_on(m, t, th);
+		else
+			ok = deliver(m, t, th);
+	} else if (th->state == AGAIN) {
+		ok = touch(m, t, th, th->page);
+	} else if (th->state == RUN && what < 26) {
+		unsigned page = md_pick(m, 2) ? (th->page + 1) % m->conf.pages : md_pick(m, m->conf.pages);
+
+		/* What another thread is changing right now is none of this one's business. */
+		if (t->pg[page].owner == th - t->th ||
+		    (t->th[t->pg[page].owner].state != BLOCKED && !(t->pg[page].reused)))
+			ok = touch(m, t, th, page);
+	} else if (th->state == RUN && what < 27) {
+		lp_space_stall(t->space, m->now + md_pick(m, 40));
+	} else if (th->state == RUN) {
+		ok = md_act(m, t, th);
+	}
+	if (ok && m->step % (m->conf.check ? m->conf.check : 64) == 0)
+		ok = check_task(m, t);
+	return ok && !m->error[0];
+}
+
+struct md *md_new(const struct md_conf *conf, const struct md_choice *choice)
+{
+	const struct lp_engine_conf ec = { .page = MD_PAGE, .seed = choice->rng };
+	struct md *m = calloc(1, sizeof(*m));
+	unsigned i;
+
+	if (!m)
+		return NULL;
+	m->conf = *conf;
+	m->ch = *choice;
+	m->engine = lp_engine_new(&ec);
+	if (!m->engine)
+		abort();
+	for (i = 0; i < MD_MAX_TASKS; i++) {
+		m->task[i].pg = calloc(conf->pages, sizeof(struct md_page));
+		if (!m->task[i].pg)
+			abort();
+	}
+	fresh_world(m);
+	return m;
+}
+
+void md_free(struct md *m)
+{
+	unsigned i;
+
+	clear_world(m);
+	for (i = 0; i < MD_MAX_TASKS; i++)
+		free(m->task[i].pg);
+	lp_engine_free(m->engine);
+	free(m);
+}
+
+bool md_exhausted(const struct md *m)
+{
+	return m->ch.p && m->ch.p == m->ch.end;
+}
+
+const char *md_error(const struct md *m)
+{
+	return m->error;
+}
+
+void md_print_last(const struct md *m, FILE *out)
+{
+	unsigned i, show[MD_LAST], n = 0, oldest = m->nlast < MD_KEPT ? 0 : m->nlast - MD_KEPT;
+	int bad = m->bad;
+
+	for (i = m->nlast; i > oldest && n < MD_LAST; i--) {
+		const struct md_note *e = &m->last[(i - 1) % MD_KEPT];
+		bool birth = !strcmp(e->what, "fork") && (int)e->c == bad && (int)e->task != bad;
+
+		if (bad >= 0 && (int)e->task != bad && !birth)
+			continue;
+		show[n++] = (i - 1) % MD_KEPT;
+		if (birth) /* the parent's deeds count from here on */
+			bad = e->task;
+	}
+	while (n--) {
+		const struct md_note *e = &m->last[show[n]];
+
+		fprintf(out, "  step %" PRIu64 ": task %u thread %u: %s page %u, %u pages -> %u\n", e->step, e->task,
+			e->thread, e->what, e->a, e->b, e->c);
+	}
+}
+
+void md_counts(const struct md *m, uint64_t *events, uint64_t *fills, uint64_t *faults)
+{
+	*events = m->events;
+	*fills = m->fills;
+	*faults = m->faults;
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the two files of the model share: model.c has the worlds, the host and
+ * the comparison, model_prog.c what threads do and which messages that leaves.
+ */
+#ifndef LP_TEST_MODEL_INT_H
+#define LP_TEST_MODEL_INT_H
+
+#include "test/lib/model.h"
+
+#define MD_PRIV UINT32_MAX /* written by the task */
+#define MD_LAST 20	 /* operations printed */
+#define MD_KEPT 8192 /* and kept, of all tasks */
+
+enum md_page_state { FREE, PLAIN, REG }; /* plain: mapped, not registered */
+
+struct md_page {
+	uint32_t want; /* 0: zeros; MD_PRIV; else the page of the images */
+	uint8_t state, owner;
+	bool present, wiped, dontfork;
+	bool reused;  /* an older message about this page may be unread */
+	bool unnamed; /* part of a mapping (or a munmap) that no message has named before */
+};
+
+enum md_kind { EV_FORK, EV_REMAP, EV_REMOVE, EV_UNMAP };
+
+struct md_event {
+	enum md_kind kind;
+	unsigned a, len, to; /* pages; FORK: `to` is the child */
+};
+
+enum md_thread_state { RUN, BLOCKED, FAULT, AGAIN }; /* again: woken, will touch its page once more */
+
+struct md_thread {
+	enum md_thread_state state;
+	unsigned n, i; /* messages of its operation; the next one */
+	bool read;     /* message i was read, the thread has not run since */
+	unsigned page; /* that it faults on, or touched last */
+	struct md_event q[4];
+};
+
+struct md_task {
+	bool used, alive; /* alive: has a space, may run */
+	struct lp_space *space;
+	unsigned changing; /* messages not yet done: fills say EAGAIN */
+	unsigned unread;
+	struct md_thread th[MD_MAX_THREADS];
+	struct md_page *pg;
+};
+
+struct md_note {
+	uint64_t step;
+	const char *what;
+	unsigned task, thread, a, b, c;
+};
+
+struct md {
+	struct md_conf conf;
+	struct md_choice ch;
+	struct lp_engine *engine;
+	struct md_task task[MD_MAX_TASKS];
+	struct lp_flight *flight[MD_MAX_FLIGHTS];
+	unsigned nflights;
+	uint64_t step, epoch_end, now, events, fills, faults;
+	struct md_note last[MD_KEPT];
+	unsigned nlast, bad; /* bad: the task of the difference */
+	unsigned vacated; /* a page that was left while messages were unread, or 0 */
+	char error[256];
+};
+
+unsigned md_pick(struct md *m, unsigned n);
+void md_note(struct md *m, const char *what, unsigned task, unsigned thread, unsigned a, unsigned b, unsigned c);
+/* Task @bad (or -1) shows a difference. Always false. */
+bool md_differ(struct md *m, int bad, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+static inline unsigned md_task_no(const struct md *m, const struct md_task *t)
+{
+	return t - m->task;
+}
+
+/* model_prog.c: no message about any page is unread any more. */
+void md_forget_reused(struct md *m, struct md_task *t);
+/* Thread @th, which runs, does something. */
+bool md_act(struct md *m, struct md_task *t, struct md_thread *th);
+
+#endif

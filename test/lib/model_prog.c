@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The programs of the model: what threads do, and the messages that it leaves. See model.h. */
+#include <string.h>
+
+#include "test/lib/model_int.h"
+
+void md_forget_reused(struct md *m, struct md_task *t)
+{
+	unsigned i;
+
+	for (i = 0; i < m->conf.pages; i++)
+		t->pg[i].reused = false;
+}
+
+static void md_post(struct md *m, struct md_task *t, struct md_thread *th, enum md_kind kind, unsigned a, unsigned len, unsigned to)
+{
+	if (th->state != BLOCKED) {
+		th->state = BLOCKED;
+		th->n = th->i = 0;
+		th->read = false;
+	}
+	th->q[th->n++] = (struct md_event){ kind, a, len, to };
+	t->changing++;
+	t->unread++;
+}
+
+/* ---- What threads do ----------------------------------------------------- */
+
+static bool range_is(const struct md_task *t, unsigned a, unsigned len, enum md_page_state state)
+{
+	for (; len; a++, len--)
+		if (t->pg[a].state != state)
+			return false;
+	return true;
+}
+
+static bool any_reg(const struct md_task *t, unsigned a, unsigned len)
+{
+	for (; len; a++, len--)
+		if (t->pg[a].state == REG)
+			return true;
+	return false;
+}
+
+/* A range that belongs to @th and that nobody waits in. 0: none found. */
+static unsigned own_range(struct md *m, struct md_task *t, unsigned tid, bool reg_only, unsigned *start)
+{
+	unsigned a = md_pick(m, m->conf.pages), max = 1 + md_pick(m, md_pick(m, 4) ? 12 : 80), n, i;
+
+	for (i = 0; i < 4 && (t->pg[a].owner != tid || t->pg[a].state != REG); i++)
+		a = md_pick(m, m->conf.pages);
+
+	for (n = 0; n < max && a + n < m->conf.pages; n++) {
+		const struct md_page *p = &t->pg[a + n];
+
+		if (p->owner != tid || (reg_only && p->state != REG))
+			break;
+		if (p->state == FREE && (p->reused || !n))
+			break;
+		for (i = 0; i < m->conf.threads; i++)
+			if ((t->th[i].state == FAULT || t->th[i].state == AGAIN) && t->th[i].page == a + n)
+				break;
+		if (i < m->conf.threads)
+			break;
+		/* Moving on what was put over unread messages: cannot be told from the older move. */
+		if (p->reused && !(m->conf.flags & MD_DEEP_RACES))
+			break;
+	}
+	*start = a;
+	return n;
+}
+
+static unsigned free_range(struct md *m, struct md_task *t, unsigned len, unsigned *start)
+{
+	unsigned try, a;
+
+	for (try = 0; try < 6; try++) {
+		a = md_pick(m, m->conf.pages - len + 1);
+		/* The kernel likes to hand out what has just become free. */
+		if (try % 2 && m->vacated + len <= m->conf.pages)
+			a = m->vacated;
+		if (range_is(t, a, len, FREE)) {
+			*start = a;
+			return len;
+		}
+	}
+	return 0;
+}
+
+static void vacate(struct md *m, struct md_task *t, unsigned a, unsigned len)
+{
+	m->vacated = a;
+	for (; len; a++, len--) {
+		struct md_page *p = &t->pg[a];
+
+		*p = (struct md_page){ .owner = p->owner, .reused = t->changing != 0,
+				    .unnamed = p->state != REG || p->unnamed };
+	}
+}
+
+static bool usable_dest(const struct md *m, const struct md_task *t, unsigned a, unsigned len)
+{
+	unsigned i;
+
+	if (m->conf.flags & MD_PLAIN_RACES)
+		return true;
+	for (i = a; i < a + len; i++)
+		if (t->pg[i].state != REG && t->pg[i].reused && t->pg[i].unnamed)
+			return false;
+	return true;
+}
+
+/* Everything unread about this page is the UNMAP of a move whose REMAP was read. */
+static bool only_unmap_left(const struct md *m, const struct md_task *t, unsigned page)
+{
+	unsigned i, k, from;
+
+	for (i = 0; i < m->conf.threads; i++) {
+		const struct md_thread *th = &t->th[i];
+		bool remap_read = false;
+
+		if (th->state != BLOCKED)
+			continue;
+		from = th->i + th->read;
+		for (k = 0; k < from; k++)
+			if (th->q[k].kind == EV_REMAP)
+				remap_read = true;
+		for (k = from; k < th->n; k++)
+			if (page - th->q[k].a < th->q[k].len && !remap_read)
+				return false;
+	}
+	return true;
+}
+
+static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
+{
+	unsigned tid = th - t->th, from, to, len = own_range(m, t, tid, true, &from), keep = len, grow = 0, i;
+	bool dontunmap = false, fixed = false, dest_reg = false;
+	struct md_page tmp[MD_MAX_PAGES / 16];
+
+	if (!len || len > MD_MAX_PAGES / 16)
+		return;
+	switch (md_pick(m, 8)) {
+	case 0:
+		dontunmap = true;
+		break;
+	case 1:
+		grow = 1 + md_pick(m, 8);
+		break;
+	case 2:
+		keep = 1 + md_pick(m, len); /* only with FIXED does shrinking move */
+		/* fallthrough */
+	case 3:
+		fixed = true;
+		break;
+	}
+	if (fixed) {
+		unsigned n = own_range(m, t, tid, false, &to);
+
+		if (n < keep || (to < from + len && from < to + keep))
+			return;
+	} else if (!free_range(m, t, len + grow, &to)) {
+		return;
+	}
+	if (!usable_dest(m, t, to, keep + grow))
+		return;
+	md_note(m, dontunmap ? "mremap DONTUNMAP" : fixed ? "mremap FIXED" : "mremap", md_task_no(m, t), tid, from, keep, to);
+	dest_reg = fixed && any_reg(t, to, keep);
+	if (dest_reg)
+		md_post(m, t, th, EV_UNMAP, to, keep, 0);
+	md_post(m, t, th, EV_REMAP, from, m->conf.flags & MD_OLD_SHRINK ? len : keep, to);
+	if (keep < len)
+		md_post(m, t, th, EV_UNMAP, from + keep, len - keep, 0);
+	if (!dontunmap)
+		md_post(m, t, th, EV_UNMAP, from, keep, 0);
+	memcpy(tmp, &t->pg[from], keep * sizeof(tmp[0]));
+	for (i = 0; i < keep + grow; i++) {
+		struct md_page *p = &t->pg[to + i];
+		bool reused = p->reused;
+
+		if (reused && (m->conf.flags & MD_MOVED_RACES) && only_unmap_left(m, t, to + i))
+			reused = false;
+		*p = i < keep ? tmp[i] : (struct md_page){ .state = REG, .wiped = tmp[keep - 1].wiped };
+		p->unnamed = i >= keep;
+		p->owner = tid;
+		p->reused = reused || dest_reg;
+	}
+	if (dontunmap) {
+		for (i = 0; i < keep; i++) {
+			t->pg[from + i].present = false;
+			t->pg[from + i].want = 0;
+		}
+	} else {
+		vacate(m, t, from, len);
+	}
+}
+
+static void op_unmap(struct md *m, struct md_task *t, struct md_thread *th)
+{
+	unsigned a, i, len = own_range(m, t, th - t->th, !(m->conf.flags & MD_PLAIN_RACES), &a);
+	bool map = !md_pick(m, 4);
+
+	if (!len)
+		return;
+	md_note(m, map ? "mmap FIXED" : "munmap", md_task_no(m, t), th - t->th, a, len, 0);
+	if (any_reg(t, a, len))
+		md_post(m, t, th, EV_UNMAP, a, len, 0);
+	vacate(m, t, a, len);
+	for (i = a; map && i < a + len; i++)
+		t->pg[i].state = PLAIN;
+}
+
+static void op_dontneed(struct md *m, struct md_task *t, struct md_thread *th)
+{
+	unsigned a, len = own_range(m, t, th - t->th, true, &a);
+
+	if (!len)
+		return;
+	md_note(m, "dontneed", md_task_no(m, t), th - t->th, a, len, 0);
+	md_post(m, t, th, EV_REMOVE, a, len, 0);
+}
+
+/* Growing in place and plain mappings: no messages. */
+static void op_silent(struct md *m, struct md_task *t, struct md_thread *th)
+{
+	unsigned a, tid = th - t->th, i, n, len = own_range(m, t, tid, false, &a);
+	unsigned want = 1 + md_pick(m, 8);
+
+	if (!len)
+		return;
+	switch (md_pick(m, 4)) {
+	case 0: /* another thread owns it from now on */
+		n = md_pick(m, m->conf.threads);
+		for (i = a; i < a + len; i++)
+			t->pg[i].owner = n;
+		break;
+	case 1: /* write what is present */
+		for (i = a; i < a + len; i++)
+			if (t->pg[i].state == REG && t->pg[i].present)
+				t->pg[i].want = MD_PRIV;
+		break;
+	case 2: /* a plain mapping */
+		if (free_range(m, t, want, &a))
+			for (i = a; i < a + want; i++)
+				t->pg[i] = (struct md_page){ .state = PLAIN, .owner = tid, .reused = t->pg[i].reused };
+		break;
+	default: /* grow in place */
+		if (t->pg[a + len - 1].state != REG)
+			break;
+		md_note(m, "grow", md_task_no(m, t), tid, a + len, want, 0);
+		for (i = a + len; i < m->conf.pages && i < a + len + want && t->pg[i].state == FREE; i++) {
+			if (t->pg[i].reused && !(m->conf.flags & MD_PLAIN_RACES))
+				break;
+			t->pg[i] = (struct md_page){ .state = REG, .owner = tid, .wiped = t->pg[i - 1].wiped,
+						  .reused = t->pg[i].reused, .unnamed = true };
+		}
+	}
+}
+
+static void op_fork(struct md *m, struct md_task *t, struct md_thread *th)
+{
+	struct md_task *c = NULL;
+	unsigned i;
+
+	for (i = 0; i < MD_MAX_TASKS && !c; i++)
+		if (!m->task[i].used)
+			c = &m->task[i];
+	if (!c || (t->changing && !(m->conf.flags & MD_FORK_RACES)))
+		return;
+	if (md_task_no(m, c) >= m->conf.tasks + 3 && md_pick(m, 8))
+		return;
+	for (i = 0; i < m->conf.threads; i++) /* a child in the middle of a DONTNEED may see either */
+		if (t->th[i].state == BLOCKED && t->th[i].q[t->th[i].i].kind == EV_REMOVE)
+			return;
+	*c = (struct md_task){ .used = true, .pg = c->pg };
+	memcpy(c->pg, t->pg, m->conf.pages * sizeof(*c->pg));
+	md_forget_reused(m, c);
+	for (i = 0; i < m->conf.pages; i++) {
+		struct md_page *p = &c->pg[i];
+
+		if (p->dontfork && p->state != FREE) {
+			*p = (struct md_page){ .owner = p->owner };
+		} else if (p->wiped) {
+			p->present = false;
+			p->want = 0;
+		}
+	}
+	md_note(m, "fork", md_task_no(m, t), th - t->th, 0, 0, md_task_no(m, c));
+	md_post(m, t, th, EV_FORK, 0, 0, md_task_no(m, c));
+}
+
+static bool op_exit(struct md *m, struct md_task *t)
+{
+	unsigned i;
+
+	if (t->changing)
+		return true;
+	md_note(m, "exit", md_task_no(m, t), 0, 0, 0, 0);
+	lp_space_exit(t->space);
+	t->alive = false;
+	for (i = 0; i < m->conf.threads; i++)
+		t->th[i].state = RUN;
+	if (!lp_space_complete(t->space))
+		return md_differ(m, md_task_no(m, t), "a dead space is not complete");
+	if (!lp_space_flights(t->space)) {
+		lp_space_free(t->space);
+		*t = (struct md_task){ .pg = t->pg };
+	}
+	return true;
+}
+
+static bool fork_is_unread(const struct md *m, const struct md_task *t)
+{
+	unsigned i;
+
+	for (i = 0; i < m->conf.threads; i++)
+		if (t->th[i].state == BLOCKED && t->th[i].q[0].kind == EV_FORK && !t->th[i].read)
+			return true;
+	return false;
+}
+
+bool md_act(struct md *m, struct md_task *t, struct md_thread *th)
+{
+	unsigned op = md_pick(m, 64);
+
+	if (t->changing) {
+		if (m->conf.flags & MD_NO_RACES)
+			return true;
+		if (!(m->conf.flags & MD_FORK_RACES) && fork_is_unread(m, t))
+			return true;
+	}
+	if (op < 24)
+		op_mremap(m, t, th);
+	else if (op < 34)
+		op_unmap(m, t, th);
+	else if (op < 48)
+		op_dontneed(m, t, th);
+	else if (op < 52)
+		op_fork(m, t, th);
+	else if (op < 53)
+		return (md_task_no(m, t) < m->conf.tasks && md_pick(m, 8)) || op_exit(m, t);
+	else
+		op_silent(m, t, th);
+	return true;
+}
+

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Random programs through the engine, held against the model of test/lib/model.h. */
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "test/lib/model.h"
+
+static const struct {
+	const char *name;
+	unsigned flag;
+	const char *help;
+} races[] = {
+	{ "fork-races", MD_FORK_RACES, "FORK is read before or after other threads' earlier or later events" },
+	{ "plain-races", MD_PLAIN_RACES, "a late UNMAP spans places that no message ever named" },
+	{ "deep-races", MD_DEEP_RACES, "a range reused before its UNMAP was read is changed again at once" },
+	{ "old-shrink", MD_OLD_SHRINK, "REMAP of a shrinking move tells the old length (before 6.16)" },
+	{ "dontfork", MD_DONTFORK, "children lack mappings of their parent (MADV_DONTFORK)" },
+	{ "moved-races", MD_MOVED_RACES, "the same where an mremap's REMAP was read and only its UNMAP was not" },
+	{ "no-races", MD_NO_RACES, "one message at a time" },
+};
+
+#define NRACES (sizeof(races) / sizeof(races[0]))
+
+static void usage(FILE *out)
+{
+	size_t i;
+
+	fprintf(out, "usage: model_run [--steps N] [--seed S] [--pages P] [--tasks T] [--threads H] [--check EVERY]\n"
+		     "                 [--epoch STEPS]\n");
+	for (i = 0; i < NRACES; i++)
+		fprintf(out, "  --%-12s %s\n", races[i].name, races[i].help);
+}
+
+static double seconds(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+int main(int argc, char **argv)
+{
+	struct md_conf conf = { .pages = 512, .tasks = 3, .threads = 3 };
+	struct option opt[8 + NRACES] = {
+		{ "steps", required_argument, NULL, 's' },   { "seed", required_argument, NULL, 'S' },
+		{ "pages", required_argument, NULL, 'p' },   { "tasks", required_argument, NULL, 't' },
+		{ "threads", required_argument, NULL, 'h' }, { "check", required_argument, NULL, 'c' },
+		{ "epoch", required_argument, NULL, 'e' },
+	};
+	uint64_t steps = 3000000, seed = 1, i, ev, fills, faults;
+	struct md_choice choice = { 0 };
+	double t0 = seconds(), t;
+	struct md *m;
+	int c;
+
+	for (i = 0; i < NRACES; i++)
+		opt[7 + i] = (struct option){ races[i].name, no_argument, NULL, 256 + i };
+	while ((c = getopt_long(argc, argv, "", opt, NULL)) >= 0) {
+		uint64_t v = optarg ? strtoull(optarg, NULL, 0) : 0;
+
+		switch (c) {
+		case 's':
+			steps = v;
+			break;
+		case 'S':
+			seed = v;
+			break;
+		case 'p':
+			conf.pages = v;
+			break;
+		case 't':
+			conf.tasks = v;
+			break;
+		case 'h':
+			conf.threads = v;
+			break;
+		case 'c':
+			conf.check = v;
+			break;
+		case 'e':
+			conf.epoch = v;
+			break;
+		default:
+			if (c < 256) {
+				usage(stderr);
+				return 2;
+			}
+			conf.flags |= races[c - 256].flag;
+		}
+	}
+	if (optind < argc || conf.pages < 128 || conf.pages > MD_MAX_PAGES || !conf.tasks ||
+	    conf.tasks > MD_MAX_TASKS - 2 || !conf.threads || conf.threads > MD_MAX_THREADS) {
+		usage(stderr);
+		return 2;
+	}
+	choice.rng = md_seed(seed);
+	m = md_new(&conf, &choice);
+	if (!m)
+		return 2;
+	for (i = 0; i < steps; i++) {
+		if (md_step(m) && (i + 1 < steps || md_settle(m)))
+			continue;
+		printf("model: DIFFERENCE at step %" PRIu64 ", seed %" PRIu64 ": %s\n", i + 1, seed, md_error(m));
+		md_print_last(m, stdout);
+		return 1;
+	}
+	t = seconds() - t0;
+	md_counts(m, &ev, &fills, &faults);
+	md_free(m);
+	printf("model: %" PRIu64 " events, %" PRIu64 " pages filled, %" PRIu64 " faults\n", ev, fills, faults);
+	printf("model: %" PRIu64 " steps, 0 differences, seed %" PRIu64 ", %.1f M steps/min\n", steps, seed,
+	       steps / 1e6 / (t / 60));
+	return 0;
+}

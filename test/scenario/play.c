@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Plays scenario files: one call of the engine a line, `COMMAND -> RESULT`.
+ * What is right of the arrow must be what the call says. `#` begins a comment.
+ *
+ *   space S A-B [img X [obj O]]   a registered range, with bytes in the images
+ *   wiped S A-B                   MADV_WIPEONFORK
+ *   fork S -> C | exit S
+ *   remap S FROM TO LEN | remove S A-B | unmap S A-B
+ *   fault S A [ahead N] [as F]    -> fill A+L img X | zero | wait
+ *   next [bytes N] [pieces N] [at T] [as F]  -> S fill A+L img X, ... | none | at T
+ *   head F -> A+L img X | nothing
+ *   advance F N | finish F | answered S A | defer S A | stall S T
+ *   wakes S, deferred S           -> addresses in rising order | none
+ *   peek S A                      -> img X [obj O] | zero
+ *   complete S, registered S A-B  -> yes | no
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine.h"
+#include "test/lib/model.h"
+
+#define SPACES 10
+#define FLIGHTS 26
+#define WORDS 16
+#define TEXT 512
+
+struct play {
+	struct lp_engine *e;
+	struct lp_space *s[SPACES];
+	struct lp_flight *f[FLIGHTS];
+	char out[TEXT];
+	char *word[WORDS];
+	unsigned n;
+};
+
+static void __attribute__((format(printf, 2, 3))) say(struct play *p, const char *fmt, ...)
+{
+	size_t n = strlen(p->out);
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(p->out + n, TEXT - n, fmt, ap);
+	va_end(ap);
+}
+
+static uint64_t num(const char *s)
+{
+	return strtoull(s, NULL, 0);
+}
+
+static bool range(const char *s, uint64_t *a, uint64_t *b)
+{
+	const char *dash = strchr(s, '-');
+
+	if (!dash)
+		return false;
+	*a = num(s);
+	*b = num(dash + 1);
+	return *a < *b;
+}
+
+/* The word after @key, or NULL. */
+static const char *after(const struct play *p, const char *key)
+{
+	unsigned i;
+
+	for (i = 1; i + 1 < p->n; i++)
+		if (!strcmp(p->word[i], key))
+			return p->word[i + 1];
+	return NULL;
+}
+
+static struct lp_space **space(struct play *p)
+{
+	uint64_t i = p->n > 1 ? num(p->word[1]) : SPACES;
+
+	return i < SPACES ? &p->s[i] : NULL;
+}
+
+static struct lp_flight **flight(struct play *p, const char *name)
+{
+	return name && name[0] >= 'a' && name[0] <= 'z' && !name[1] ? &p->f[name[0] - 'a'] : NULL;
+}
+
+static void say_piece(struct play *p, const struct lp_piece *h)
+{
+	say(p, "0x%" PRIx64 "+0x%" PRIx64 " img 0x%" PRIx64, h->addr, h->len, h->img);
+}
+
+static void keep(struct play *p, struct lp_flight *f)
+{
+	struct lp_flight **slot = flight(p, after(p, "as"));
+
+	if (slot && !*slot)
+		*slot = f;
+	else
+		lp_flight_finish(f);
+}
+
+static int cmp(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+static void say_list(struct play *p, struct lp_space *s, bool (*get)(struct lp_space *, uint64_t *))
+{
+	uint64_t a[32];
+	unsigned i, n = 0;
+
+	while (n < 32 && get(s, &a[n]))
+		n++;
+	qsort(a, n, sizeof(a[0]), cmp);
+	for (i = 0; i < n; i++)
+		say(p, "%s0x%" PRIx64, i ? " " : "", a[i]);
+	if (!n)
+		say(p, "none");
+}
+
+static int do_fault(struct play *p, struct lp_space *s)
+{
+	const char *ahead = after(p, "ahead");
+	enum lp_verdict v;
+	struct lp_flight *f;
+	int rc = lp_space_fault(s, num(p->word[2]), ahead ? num(ahead) : MD_PAGE, &v, &f);
+
+	if (rc)
+		return rc;
+	if (v != LP_FILL) {
+		say(p, v == LP_ZERO ? "zero" : "wait");
+		return 0;
+	}
+	say(p, "fill ");
+	say_piece(p, lp_flight_head(f));
+	keep(p, f);
+	return 0;
+}
+
+static int do_next(struct play *p)
+{
+	const char *bytes = after(p, "bytes"), *pieces = after(p, "pieces"), *at = after(p, "at");
+	struct lp_flight *f;
+	uint64_t when;
+	unsigned i = 0;
+	int rc = lp_engine_next(p->e, bytes ? num(bytes) : UINT64_MAX, pieces ? num(pieces) : 64, at ? num(at) : 0, &f,
+				&when);
+
+	if (rc == -EAGAIN && when == LP_NEVER)
+		say(p, "none");
+	else if (rc == -EAGAIN)
+		say(p, "at %" PRIu64, when);
+	if (rc)
+		return rc == -EAGAIN ? 0 : rc;
+	while (i < SPACES && p->s[i] != lp_flight_space(f))
+		i++;
+	say(p, "%u fill ", i);
+	say_piece(p, lp_flight_head(f));
+	keep(p, f);
+	return 0;
+}
+
+static int do_space(struct play *p, struct lp_space **s)
+{
+	const char *img = after(p, "img"), *obj = after(p, "obj");
+	uint64_t a, b;
+	int rc = 0;
+
+	if (!range(p->word[2], &a, &b))
+		return -EINVAL;
+	if (!*s)
+		rc = lp_space_new(p->e, NULL, s);
+	if (!rc)
+		rc = lp_space_add_extent(*s, a, b);
+	if (!rc && img)
+		rc = lp_space_add_missing(*s, a, b, num(img), obj ? num(obj) : 1);
+	return rc;
+}
+
+static int do_range(struct play *p, struct lp_space *s, const char *cmd)
+{
+	uint64_t a, b;
+
+	if (!range(p->word[2], &a, &b))
+		return -EINVAL;
+	if (!strcmp(cmd, "remove"))
+		return lp_space_remove(s, a, b);
+	if (!strcmp(cmd, "unmap"))
+		return lp_space_unmap(s, a, b);
+	if (!strcmp(cmd, "wiped"))
+		return lp_space_add_wiped(s, a, b);
+	if (strcmp(cmd, "registered"))
+		return -EINVAL;
+	say(p, lp_space_registered(s, a, b) ? "yes" : "no");
+	return 0;
+}
+
+static int do_flight(struct play *p, struct lp_flight **f, const char *cmd)
+{
+	int rc = 0;
+
+	if (!f || !*f)
+		return -EINVAL;
+	if (!strcmp(cmd, "finish")) {
+		rc = lp_flight_finish(*f);
+		*f = NULL;
+	} else if (!strcmp(cmd, "head")) {
+		if (lp_flight_head(*f))
+			say_piece(p, lp_flight_head(*f));
+		else
+			say(p, "nothing");
+	} else if (p->n == 3 && lp_flight_head(*f) && num(p->word[2]) <= lp_flight_head(*f)->len) {
+		lp_flight_advance(*f, num(p->word[2]));
+	} else {
+		rc = -EINVAL;
+	}
+	return rc;
+}
+
+static int do_peek(struct play *p, struct lp_space *s)
+{
+	uint64_t img;
+	uint32_t obj;
+
+	if (!lp_space_peek(s, num(p->word[2]), &img, &obj)) {
+		say(p, "zero");
+		return 0;
+	}
+	say(p, "img 0x%" PRIx64, img);
+	if (obj != 1)
+		say(p, " obj %u", obj);
+	return 0;
+}
+
+static int command(struct play *p, const char *want)
+{
+	const char *cmd = p->word[0];
+	struct lp_space **s = space(p);
+
+	if (!strcmp(cmd, "next"))
+		return do_next(p);
+	if (p->n < 2)
+		return -EINVAL;
+	if (!strcmp(cmd, "head") || !strcmp(cmd, "advance") || !strcmp(cmd, "finish"))
+		return do_flight(p, flight(p, p->word[1]), cmd);
+	if (!s || (!*s && strcmp(cmd, "space") != 0))
+		return -EINVAL;
+	if (!strcmp(cmd, "exit")) {
+		lp_space_exit(*s);
+		return 0;
+	}
+	if (!strcmp(cmd, "fork")) {
+		uint64_t c = want ? num(want) : SPACES;
+
+		if (c >= SPACES || p->s[c])
+			return -EINVAL;
+		say(p, "%" PRIu64, c);
+		return lp_space_fork(*s, NULL, &p->s[c]);
+	}
+	if (!strcmp(cmd, "wakes") || !strcmp(cmd, "deferred")) {
+		say_list(p, *s, cmd[0] == 'w' ? lp_space_next_wake : lp_space_next_deferred);
+		return 0;
+	}
+	if (!strcmp(cmd, "complete")) {
+		say(p, lp_space_complete(*s) ? "yes" : "no");
+		return 0;
+	}
+	if (p->n < 3)
+		return -EINVAL;
+	if (!strcmp(cmd, "space"))
+		return do_space(p, s);
+	if (!strcmp(cmd, "fault"))
+		return do_fault(p, *s);
+	if (!strcmp(cmd, "peek"))
+		return do_peek(p, *s);
+	if (!strcmp(cmd, "defer"))
+		return lp_space_defer(*s, num(p->word[2]));
+	if (!strcmp(cmd, "remap"))
+		return p->n == 5 ? lp_space_remap(*s, num(p->word[2]), num(p->word[3]), num(p->word[4])) : -EINVAL;
+	if (!strcmp(cmd, "answered")) {
+		lp_space_answered(*s, num(p->word[2]));
+		return 0;
+	}
+	if (!strcmp(cmd, "stall")) {
+		lp_space_stall(*s, num(p->word[2]));
+		return 0;
+	}
+	return do_range(p, *s, cmd);
+}
+
+static bool play_line(struct play *p, char *line, const char *file, unsigned no)
+{
+	char *arrow, *w, *save, *hash = strchr(line, '#'), want[TEXT] = "";
+	int rc;
+
+	if (hash)
+		*hash = 0;
+	line[strcspn(line, "\n")] = 0;
+	arrow = strstr(line, "->");
+	if (arrow) {
+		*arrow = 0;
+		for (w = strtok_r(arrow + 2, " \t", &save); w; w = strtok_r(NULL, " \t", &save))
+			snprintf(want + strlen(want), TEXT - strlen(want), "%s%s", want[0] ? " " : "", w);
+	}
+	p->n = 0;
+	p->out[0] = 0;
+	for (w = strtok_r(line, " \t", &save); w && p->n < WORDS; w = strtok_r(NULL, " \t", &save))
+		p->word[p->n++] = w;
+	if (!p->n)
+		return true;
+	rc = command(p, arrow ? want : NULL);
+	if (!rc && (!arrow || !strcmp(p->out, want)))
+		return true;
+	if (rc == -EINVAL)
+		printf("%s:%u: not understood: `%s`\n", file, no, p->word[0]);
+	else if (rc)
+		printf("%s:%u: %s: %s\n", file, no, p->word[0], strerror(-rc));
+	else
+		printf("%s:%u: %s says `%s`, not `%s`\n", file, no, p->word[0], p->out, want);
+	return false;
+}
+
+static bool play_file(const char *file)
+{
+	const struct lp_engine_conf conf = { .page = MD_PAGE, .seed = 1 };
+	struct play p = { .e = lp_engine_new(&conf) };
+	FILE *in = fopen(file, "r");
+	char line[TEXT];
+	unsigned no = 0, i;
+	bool ok = in && p.e;
+
+	if (!in)
+		perror(file);
+	while (ok && fgets(line, sizeof(line), in))
+		ok = play_line(&p, line, file, ++no);
+	if (in)
+		fclose(in);
+	for (i = 0; i < FLIGHTS; i++)
+		if (p.f[i])
+			lp_flight_finish(p.f[i]);
+	for (i = 0; i < SPACES; i++)
+		if (p.s[i])
+			lp_space_free(p.s[i]);
+	if (p.e && lp_engine_nodes(p.e)) {
+		printf("%s: nodes leaked\n", file);
+		ok = false;
+	}
+	lp_engine_free(p.e);
+	return ok;
+}
+
+int main(int argc, char **argv)
+{
+	unsigned passed = 0, failed = 0;
+	int i;
+
+	for (i = 1; i < argc; i++) {
+		bool ok = play_file(argv[i]);
+
+		printf("%s %s\n", ok ? "PASS" : "FAIL", argv[i]);
+		if (ok)
+			passed++;
+		else
+			failed++;
+	}
+	printf("%u passed, %u failed\n", passed, failed);
+	return failed || !passed;
+}

@@ -1,0 +1,766 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The whole restore in virtual time: random programs on a simulated kernel, a
+ * source that answers late, short or not at all, and a host made like
+ * plugin/restore/{fill,reader}.c, each actor a state machine that may stall
+ * anywhere. What threads read is compared with what they must read; nobody may
+ * wait for ever; in the end everything is there. `--without RULE` takes one
+ * rule out of the host, to show that its absence would be seen.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine.h"
+#include "test/lib/model.h"
+
+#define PAGES 48
+#define TASKS 6
+#define THREADS 2
+#define WORKERS 3
+#define URGENT 2
+#define OPS 40
+#define PRIV UINT32_MAX
+#define PATIENCE 400000 /* steps that a thread may wait */
+#define BASE UINT64_C(0x10000000)
+#define QUEUE 64
+
+enum rule { R_NONE, R_GATE, R_ENOENT, R_WAKES, R_FORK, R_REMOVE, R_EAGAIN, R_DEFER, R_SHORT, R_MATCH, R_EXIT };
+
+static const struct {
+	const char *name, *help;
+} rules[] = {
+	[R_GATE] = { "gate", "no fill is under way while messages are read" },
+	[R_ENOENT] = { "enoent", "a page is dropped only when ENOENT is said twice" },
+	[R_WAKES] = { "wakes", "waiting threads are woken after a layout event" },
+	[R_FORK] = { "fork-flights", "what flights hold is missing in a child too" },
+	[R_REMOVE] = { "remove-flights", "REMOVE takes pages out of flights" },
+	[R_EAGAIN] = { "eagain", "EAGAIN is not an answer" },
+	[R_DEFER] = { "defer", "a fault that was refused is asked again" },
+	[R_SHORT] = { "short", "what a source did not give goes back" },
+	[R_MATCH] = { "match", "an answer fills only what was asked for" },
+	[R_EXIT] = { "exit", "the end of a task is noticed" },
+};
+
+#define NRULES (sizeof(rules) / sizeof(rules[0]))
+
+enum ev_kind { EV_FORK, EV_REMAP, EV_REMOVE, EV_UNMAP };
+
+struct event {
+	enum ev_kind kind;
+	unsigned a, len, to;
+};
+
+struct page {
+	uint32_t want, content;
+	bool reg, present;
+};
+
+struct thread {
+	enum { RUN, BLOCKED, FAULT, DONE } state;
+	struct event q[3];
+	unsigned n, i;
+	bool read, fault_unread, again;
+	unsigned page, ops;
+	uint64_t since;
+};
+
+struct task {
+	bool used, ended, gone, closed; /* gone: the host knows; closed: complete, the host has left it */
+	struct page pg[PAGES];
+	struct thread th[THREADS];
+	unsigned changing;
+	struct lp_space *space;
+	unsigned fills; /* holding the gate */
+	bool announced;
+	uint64_t retry_at;
+};
+
+struct worker {
+	enum { IDLE, LOOK, ASK, FILL } phase;
+	struct lp_flight *f;
+	struct lp_piece at; /* asked for, or being filled */
+	uint64_t ready, stall;
+	uint32_t have_obj, filling; /* pages that the source gave; pages of this fill */
+	uint64_t have_img, have_len;
+	int rc;
+};
+
+struct sim {
+	uint64_t rng, now;
+	enum rule without;
+	struct lp_engine *engine;
+	struct task task[TASKS];
+	struct worker w[WORKERS + URGENT];
+	struct lp_flight *queue[QUEUE];
+	unsigned nqueue;
+	struct task *reading; /* whose gate the reader wants */
+	char error[200];
+};
+
+static unsigned pick(struct sim *m, unsigned n)
+{
+	return (uint64_t)(uint32_t)(md_random(&m->rng) >> 32) * n >> 32;
+}
+
+static void __attribute__((format(printf, 2, 3))) fail(struct sim *m, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (m->error[0])
+		return;
+	va_start(ap, fmt);
+	vsnprintf(m->error, sizeof(m->error), fmt, ap);
+	va_end(ap);
+}
+
+static uint64_t addr_of(unsigned page)
+{
+	return BASE + page * MD_PAGE;
+}
+
+static struct task *task_of(const struct lp_flight *f)
+{
+	return lp_space_host(lp_flight_space(f));
+}
+
+/* ---- Kernel -------------------------------------------------------------- */
+
+static void k_wake(struct task *t, unsigned page)
+{
+	unsigned i;
+
+	for (i = 0; i < THREADS; i++) {
+		if (t->th[i].state == FAULT && t->th[i].page == page) {
+			t->th[i].state = RUN;
+			t->th[i].again = true;
+			t->th[i].fault_unread = false;
+		}
+	}
+}
+
+static int k_changing(const struct task *t)
+{
+	return t->ended ? -ESRCH : t->changing ? -EAGAIN : 0;
+}
+
+/*
+ * The second half of UFFDIO_COPY and ZEROPAGE: find the VMA (ENOENT may be said
+ * while a message is unread), then look for changes once more.
+ */
+static int k_put(struct task *t, uint64_t addr, uint32_t content)
+{
+	unsigned i = (addr - BASE) / MD_PAGE;
+
+	if (t->ended)
+		return -ESRCH;
+	if (i >= PAGES || !t->pg[i].reg)
+		return -ENOENT;
+	if (t->changing)
+		return -EAGAIN;
+	if (t->pg[i].present)
+		return -EEXIST;
+	t->pg[i].present = true;
+	t->pg[i].content = content;
+	k_wake(t, i);
+	return 0;
+}
+
+static void post(struct task *t, struct thread *th, enum ev_kind kind, unsigned a, unsigned len, unsigned to)
+{
+	if (th->state != BLOCKED) {
+		th->state = BLOCKED;
+		th->n = th->i = 0;
+		th->read = false;
+	}
+	th->q[th->n++] = (struct event){ kind, a, len, to };
+	t->changing++;
+}
+
+static void k_run_on(struct task *t, struct thread *th)
+{
+	const struct event *e = &th->q[th->i];
+	unsigned i;
+
+	for (i = e->a; e->kind == EV_REMOVE && i < e->a + e->len; i++)
+		if (t->pg[i].reg)
+			t->pg[i] = (struct page){ .reg = true };
+	th->read = false;
+	t->changing--;
+	if (++th->i == th->n)
+		th->state = RUN;
+}
+
+/* ---- Programs: each thread in its own part of the address space ---------- */
+
+static void touch(struct sim *m, struct task *t, struct thread *th, unsigned page)
+{
+	struct page *p = &t->pg[page];
+
+	th->page = page;
+	th->again = false;
+	if (!p->reg)
+		return;
+	if (t->closed && !p->present) { /* unregistered by now: anonymous memory */
+		p->present = true;
+		p->content = 0;
+	}
+	if (!p->present) {
+		th->state = FAULT;
+		th->fault_unread = true;
+		return;
+	}
+	if (page / (PAGES / THREADS) != th - t->th) {
+		/* Somebody else's: it may see the page before or after a change, but it must go on. */
+		if (p->content == p->want || t->th[page / (PAGES / THREADS)].state == BLOCKED)
+			return;
+	}
+	if (p->content != p->want)
+		fail(m, "task %d page %u reads %u, must read %u", (int)(t - m->task), page, p->content, p->want);
+	if (!pick(m, 4))
+		p->content = p->want = PRIV;
+}
+
+static void start_fork(struct sim *m, struct task *t, struct thread *th)
+{
+	struct task *c = NULL;
+	unsigned i;
+
+	for (i = 0; i < TASKS && !c; i++)
+		if (!m->task[i].used)
+			c = &m->task[i];
+	if (!c || t->changing)
+		return;
+	*c = (struct task){ .used = true };
+	memcpy(c->pg, t->pg, sizeof(c->pg));
+	for (i = 0; i < THREADS; i++)
+		c->th[i].ops = 10 + pick(m, OPS);
+	post(t, th, EV_FORK, 0, 0, c - m->task);
+}
+
+static bool fork_unread(const struct task *t)
+{
+	unsigned i;
+
+	for (i = 0; i < THREADS; i++)
+		if (t->th[i].state == BLOCKED && t->th[i].q[0].kind == EV_FORK)
+			return true;
+	return false;
+}
+
+static void thread_step(struct sim *m, struct task *t, struct thread *th)
+{
+	unsigned part = PAGES / THREADS, base = (th - t->th) * part, a = base + pick(m, part), len = 1 + pick(m, 8), to, i;
+
+	if (th->state == BLOCKED && th->read)
+		k_run_on(t, th);
+	if (th->state != RUN)
+		return;
+	th->since = m->now;
+	if (th->again) {
+		touch(m, t, th, th->page);
+		return;
+	}
+	if (!th->ops) {
+		th->state = DONE;
+		for (i = 0; i < THREADS; i++)
+			if (t->th[i].state != DONE)
+				return;
+		if (pick(m, 2) && !t->changing)
+			t->ended = true;
+		return;
+	}
+	th->ops--;
+	if (a + len > base + part)
+		len = base + part - a;
+	for (i = 0; i < len && t->pg[a + i].reg; i++)
+		;
+	len = i;
+	switch (t->closed || !len || fork_unread(t) ? 0 : pick(m, 12)) {
+	case 0:
+	case 1:
+	case 2:
+		touch(m, t, th, a);
+		break;
+	case 3:
+		touch(m, t, th, pick(m, PAGES));
+		break;
+	case 4:
+	case 5:
+		touch(m, t, th, base + (th->page + 1 + PAGES - base) % part);
+		break;
+	case 6:
+	case 7:
+		post(t, th, EV_REMOVE, a, len, 0);
+		break;
+	case 8:
+		post(t, th, EV_UNMAP, a, len, 0);
+		memset(&t->pg[a], 0, len * sizeof(t->pg[0]));
+		break;
+	case 9:
+		start_fork(m, t, th);
+		break;
+	default:
+		to = base + pick(m, part - len + 1);
+		if (to < a + len && a < to + len)
+			break;
+		for (i = 0; i < len && !t->pg[to + i].reg; i++)
+			;
+		if (i < len)
+			post(t, th, EV_UNMAP, to, len, 0);
+		post(t, th, EV_REMAP, a, len, to);
+		post(t, th, EV_UNMAP, a, len, 0);
+		memcpy(&t->pg[to], &t->pg[a], len * sizeof(t->pg[0]));
+		memset(&t->pg[a], 0, len * sizeof(t->pg[0]));
+	}
+}
+
+/* ---- Host: fills --------------------------------------------------------- */
+
+/* After the fact: say what became of @pages of the head, started with @at. */
+static int land(struct sim *m, struct task *t, struct lp_flight *f, const struct lp_piece *at, unsigned pages)
+{
+	const struct lp_piece *h;
+	unsigned i;
+	int rc;
+
+	for (i = 0; i < pages; i++) {
+		uint64_t addr = at->addr + i * MD_PAGE;
+
+		rc = k_put(t, addr, at->img / MD_PAGE + i);
+		if (rc == -ENOENT && m->without != R_ENOENT) {
+			rc = k_changing(t);
+			if (!rc)
+				rc = k_put(t, addr, at->img / MD_PAGE + i);
+		}
+		if (rc && rc != -ENOENT && rc != -EEXIST)
+			return rc;
+		if (rc && lp_flight_urgent(f))
+			k_wake(t, (addr - BASE) / MD_PAGE);
+		h = lp_flight_head(f);
+		if (h) /* without the gate or with an old piece it need not be ours */
+			lp_flight_advance(f, MD_PAGE);
+	}
+	return 0;
+}
+
+static void end_flight(struct sim *m, struct lp_flight *f, int why)
+{
+	struct task *t = task_of(f);
+	const struct lp_piece *h;
+
+	if (why == -EIO && m->without == R_SHORT)
+		while ((h = lp_flight_head(f)))
+			lp_flight_advance(f, h->len);
+	if (why == -EAGAIN && m->without == R_EAGAIN)
+		while ((h = lp_flight_head(f)))
+			lp_flight_advance(f, h->len);
+	if (lp_flight_finish(f))
+		fail(m, "finish failed");
+	if (why && !lp_space_dead(t->space)) {
+		lp_space_stall(t->space, m->now + 100);
+		t->retry_at = m->now + 100;
+	}
+}
+
+static void worker_step(struct sim *m, struct worker *w, bool urgent)
+{
+	struct task *t = w->f ? task_of(w->f) : NULL;
+	const struct lp_piece *h;
+	uint64_t when;
+	int rc;
+
+	if (w->stall > m->now)
+		return;
+	if (!pick(m, 40)) {
+		w->stall = m->now + pick(m, 2000);
+		return;
+	}
+	switch (w->phase) {
+	case IDLE:
+		w->have_len = 0;
+		if (urgent && m->nqueue) {
+			w->f = m->queue[0];
+			memmove(m->queue, m->queue + 1, --m->nqueue * sizeof(m->queue[0]));
+			w->phase = LOOK;
+		} else if (!urgent && !lp_engine_next(m->engine, (1 + pick(m, 16)) * MD_PAGE, 4, m->now, &w->f, &when)) {
+			w->phase = LOOK;
+		}
+		break;
+	case LOOK:
+		if (t->announced && m->without != R_GATE)
+			break;
+		h = lp_flight_head(w->f);
+		if (!h) {
+			end_flight(m, w->f, 0);
+			w->f = NULL;
+			w->phase = IDLE;
+		} else if (w->have_len && (m->without == R_MATCH ||
+			   (h->obj == w->have_obj && h->img - w->have_img < w->have_len))) {
+			if (m->without != R_REMOVE)
+				w->at = *h;
+			if (m->without == R_MATCH)
+				w->at.img = w->have_img;
+			w->filling = 1 + pick(m, 4);
+			if (w->filling * MD_PAGE > h->len)
+				w->filling = h->len / MD_PAGE;
+			while (w->filling > 1 && w->at.img + w->filling * MD_PAGE > w->have_img + w->have_len)
+				w->filling--;
+			if (m->without == R_MATCH || m->without == R_REMOVE)
+				w->have_len = 0;
+			w->rc = k_changing(t);
+			t->fills++;
+			w->phase = FILL;
+		} else {
+			w->at = *h;
+			w->ready = m->now + pick(m, pick(m, 4) ? 200 : 3000);
+			w->phase = ASK;
+		}
+		break;
+	case ASK:
+		if (m->now < w->ready)
+			break;
+		w->phase = LOOK;
+		if (!pick(m, 8)) { /* the source fails */
+			end_flight(m, w->f, -EIO);
+			w->f = NULL;
+			w->phase = IDLE;
+			break;
+		}
+		w->have_obj = w->at.obj;
+		w->have_img = w->at.img;
+		w->have_len = pick(m, 3) ? w->at.len : MD_PAGE; /* or answers short */
+		break;
+	case FILL:
+		rc = w->rc ? w->rc : land(m, t, w->f, &w->at, w->filling);
+		t->fills--;
+		w->phase = LOOK;
+		if (rc) {
+			end_flight(m, w->f, rc);
+			w->f = NULL;
+			w->phase = IDLE;
+		}
+	}
+}
+
+/* ---- Host: the reader ---------------------------------------------------- */
+
+static void answer(struct sim *m, struct task *t, uint64_t addr)
+{
+	enum lp_verdict v;
+	struct lp_flight *f;
+	struct lp_piece at;
+	int rc;
+
+	if (lp_space_fault(t->space, addr, 4 * MD_PAGE, &v, &f)) {
+		fail(m, "fault failed");
+	} else if (v == LP_ZERO) {
+		rc = k_changing(t);
+		if (!rc)
+			rc = k_put(t, addr, 0);
+		if (rc == -EEXIST || rc == -ENOENT) {
+			k_wake(t, (addr - BASE) / MD_PAGE);
+			rc = 0;
+		}
+		if (rc == -EAGAIN && m->without != R_DEFER) {
+			if (lp_space_defer(t->space, addr))
+				fail(m, "defer failed");
+			t->retry_at = m->now + 100;
+		} else {
+			lp_space_answered(t->space, addr);
+		}
+	} else if (v == LP_FILL) {
+		if (pick(m, 2) && m->nqueue < QUEUE) {
+			m->queue[m->nqueue++] = f;
+			return;
+		}
+		at = *lp_flight_head(f);
+		rc = k_changing(t);
+		if (!rc)
+			rc = land(m, t, f, &at, at.len / MD_PAGE);
+		end_flight(m, f, rc);
+	}
+}
+
+static void apply(struct sim *m, struct task *t, const struct event *e)
+{
+	uint64_t a = addr_of(e->a), addr;
+	struct task *c;
+	unsigned i;
+	int rc = 0;
+
+	switch (e->kind) {
+	case EV_FORK:
+		c = &m->task[e->to];
+		rc = lp_space_fork(t->space, c, &c->space);
+		for (i = 0; m->without == R_FORK && !rc && i < WORKERS + URGENT; i++) {
+			const struct lp_piece *h = m->w[i].f && task_of(m->w[i].f) == t ? lp_flight_head(m->w[i].f) : NULL;
+
+			if (h)
+				rc = lp_space_remove(c->space, h->addr, h->addr + h->len);
+		}
+		break;
+	case EV_REMAP:
+		rc = lp_space_remap(t->space, a, addr_of(e->to), e->len * MD_PAGE);
+		break;
+	case EV_REMOVE:
+		rc = lp_space_remove(t->space, a, a + e->len * MD_PAGE);
+		break;
+	case EV_UNMAP:
+		rc = lp_space_unmap(t->space, a, a + e->len * MD_PAGE);
+	}
+	if (rc)
+		fail(m, "an event failed");
+	while (lp_space_next_wake(t->space, &addr))
+		if (m->without != R_WAKES)
+			k_wake(t, (addr - BASE) / MD_PAGE);
+	lp_space_stall(t->space, m->now);
+	t->retry_at = m->now;
+}
+
+static bool has_message(const struct task *t)
+{
+	unsigned i;
+
+	for (i = 0; i < THREADS; i++)
+		if ((t->th[i].state == FAULT && t->th[i].fault_unread) || (t->th[i].state == BLOCKED && !t->th[i].read))
+			return true;
+	return false;
+}
+
+static void read_messages(struct sim *m, struct task *t)
+{
+	unsigned i, first = pick(m, THREADS);
+	uint64_t addr;
+
+	for (i = 0; i < THREADS; i++) { /* faults come before events */
+		if (t->th[i].state == FAULT && t->th[i].fault_unread) {
+			t->th[i].fault_unread = false;
+			answer(m, t, addr_of(t->th[i].page));
+		}
+	}
+	for (i = 0; i < THREADS; i++) {
+		struct thread *th = &t->th[(i + first) % THREADS];
+
+		if (th->state == BLOCKED && !th->read) {
+			th->read = true;
+			apply(m, t, &th->q[th->i]);
+		}
+	}
+	for (i = 0; i < 8 && t->retry_at <= m->now && lp_space_next_deferred(t->space, &addr); i++)
+		answer(m, t, addr);
+}
+
+static void close_task(struct sim *m, struct task *t)
+{
+	unsigned i;
+
+	for (i = 0; i < PAGES && !t->ended; i++) {
+		struct page *p = &t->pg[i];
+
+		if (p->reg && (p->present ? p->content : 0) != p->want)
+			fail(m, "task %d page %u holds %u at the end, must hold %u", (int)(t - m->task), i,
+			     p->present ? p->content : 0, p->want);
+	}
+	lp_space_free(t->space);
+	t->space = NULL;
+	t->closed = true;
+	for (i = 0; i < THREADS; i++) { /* nothing is registered any more: all waiters go on */
+		struct thread *th = &t->th[i];
+
+		if (th->state == FAULT && !th->fault_unread && !t->ended)
+			fail(m, "task %d: the wait for page %u was forgotten", (int)(t - m->task), th->page);
+		k_wake(t, th->page);
+	}
+}
+
+static void reader_step(struct sim *m)
+{
+	struct task *t = m->reading;
+	unsigned i;
+
+	if (t) {
+		if (t->fills && m->without != R_GATE)
+			return;
+		if (t->ended && m->without != R_EXIT)
+			lp_space_exit(t->space);
+		else if (!t->ended)
+			read_messages(m, t);
+		t->announced = false;
+		m->reading = NULL;
+		if (!lp_space_flights(t->space) && !t->fills && !t->changing && lp_space_complete(t->space))
+			close_task(m, t);
+		return;
+	}
+	t = &m->task[pick(m, TASKS)];
+	if (!t->space)
+		return;
+	if (has_message(t) || (lp_space_has_deferred(t->space) && t->retry_at <= m->now) || t->ended || !pick(m, 50)) {
+		for (i = 0; i < THREADS && t->ended; i++)
+			t->th[i].state = DONE;
+		t->announced = true;
+		m->reading = t;
+	}
+}
+
+/* ---- Runs ---------------------------------------------------------------- */
+
+static void populate(struct sim *m, struct task *t)
+{
+	unsigned i = 0, k;
+	uint32_t img = 1 + pick(m, 1000);
+	int rc;
+
+	t->used = true;
+	rc = lp_space_new(m->engine, t, &t->space);
+	while (!rc && i < PAGES) {
+		unsigned len = 1 + pick(m, 16), kind = pick(m, 6);
+
+		if (i + len > PAGES)
+			len = PAGES - i;
+		if (kind)
+			rc = lp_space_add_extent(t->space, addr_of(i), addr_of(i + len));
+		if (!rc && kind > 1)
+			rc = lp_space_add_missing(t->space, addr_of(i), addr_of(i + len), img * MD_PAGE, 1);
+		for (k = 0; k < len; k++)
+			t->pg[i + k] = (struct page){ .reg = kind, .want = kind > 1 ? img + k : 0 };
+		img += len + pick(m, 2) * 100;
+		i += len;
+	}
+	for (k = 0; k < THREADS; k++)
+		t->th[k].ops = 10 + pick(m, OPS);
+	if (rc)
+		fail(m, "no memory");
+}
+
+static bool all_closed(const struct sim *m)
+{
+	unsigned i, k;
+
+	for (i = 0; i < TASKS; i++) {
+		if (!m->task[i].used)
+			continue;
+		if (!m->task[i].closed)
+			return false;
+		for (k = 0; k < THREADS && !m->task[i].ended; k++)
+			if (m->task[i].th[k].state != DONE)
+				return false;
+	}
+	return true;
+}
+
+static void clean_up(struct sim *m)
+{
+	unsigned i;
+
+	for (i = 0; i < m->nqueue; i++)
+		lp_flight_finish(m->queue[i]);
+	for (i = 0; i < WORKERS + URGENT; i++)
+		if (m->w[i].f)
+			lp_flight_finish(m->w[i].f);
+	for (i = 0; i < TASKS; i++)
+		if (m->task[i].space)
+			lp_space_free(m->task[i].space);
+	if (lp_engine_nodes(m->engine))
+		fail(m, "nodes leaked");
+	lp_engine_free(m->engine);
+}
+
+static bool run(uint64_t seed, enum rule without, char *error, size_t len)
+{
+	struct lp_engine_conf conf = { .page = MD_PAGE, .seed = seed };
+	struct sim *m = calloc(1, sizeof(*m));
+	unsigned i;
+	bool ok;
+
+	if (!m)
+		abort();
+	m->rng = md_seed(seed);
+	m->without = without;
+	m->engine = lp_engine_new(&conf);
+	if (!m->engine)
+		abort();
+	for (i = 0; i < 2; i++)
+		populate(m, &m->task[i]);
+	while (!m->error[0] && !all_closed(m)) {
+		unsigned who = pick(m, 16);
+		struct task *t = &m->task[pick(m, TASKS)];
+		struct thread *th = &t->th[pick(m, THREADS)];
+
+		m->now++;
+		if (who < 5) {
+			if ((t->space || t->closed) && !t->ended)
+				thread_step(m, t, th);
+		} else if (who < 5 + WORKERS + URGENT) {
+			worker_step(m, &m->w[who - 5], who - 5 >= WORKERS);
+		} else {
+			reader_step(m);
+		}
+		if (t->used && !t->ended && (th->state == FAULT || th->state == BLOCKED) && m->now - th->since > PATIENCE)
+			fail(m, "task %d: a thread waits for page %u for ever", (int)(t - m->task), th->page);
+		if (m->now > 20 * PATIENCE)
+			fail(m, "does not come to an end");
+		if (m->now > 3 * PATIENCE && t->used && t->ended && !t->closed)
+			fail(m, "task %d has ended, the host does not see it", (int)(t - m->task));
+		if (m->now > 3 * PATIENCE && t->used && !t->closed)
+			fail(m, "task %d does not become complete", (int)(t - m->task));
+	}
+	clean_up(m);
+	ok = !m->error[0];
+	snprintf(error, len, "%s (step %" PRIu64 ")", m->error, m->now);
+	free(m);
+	return ok;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option opt[] = {
+		{ "runs", required_argument, NULL, 'r' },    { "seed", required_argument, NULL, 's' },
+		{ "without", required_argument, NULL, 'w' }, { "list-rules", no_argument, NULL, 'l' }, { 0 },
+	};
+	uint64_t runs = 2000, seed = 1, i;
+	enum rule without = R_NONE;
+	char error[256];
+	size_t k;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", opt, NULL)) >= 0) {
+		switch (c) {
+		case 'r':
+			runs = strtoull(optarg, NULL, 0);
+			break;
+		case 's':
+			seed = strtoull(optarg, NULL, 0);
+			break;
+		case 'w':
+			for (k = 1; k < NRULES; k++)
+				if (!strcmp(rules[k].name, optarg))
+					without = k;
+			if (without == R_NONE) {
+				fprintf(stderr, "sim_run: no rule `%s`, see --list-rules\n", optarg);
+				return 2;
+			}
+			break;
+		case 'l':
+			for (k = 1; k < NRULES; k++)
+				printf("%-15s %s\n", rules[k].name, rules[k].help);
+			return 0;
+		default:
+			fprintf(stderr, "usage: sim_run [--runs N] [--seed S] [--without RULE] [--list-rules]\n");
+			return 2;
+		}
+	}
+	for (i = 0; i < runs; i++) {
+		if (run(seed + i, without, error, sizeof(error)))
+			continue;
+		printf("sim: FAILURE in run %" PRIu64 ", --seed %" PRIu64 "%s%s: %s\n", i + 1, seed + i,
+		       without ? " --without " : "", without ? rules[without].name : "", error);
+		return 1;
+	}
+	printf("sim: %" PRIu64 " runs, 0 failures\n", runs);
+	return 0;
+}
