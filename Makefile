@@ -187,9 +187,10 @@ build/fuzz/images_seeds: test/fuzz/images_seeds.c test/lib/imgbuild.c $(LIB)
 	$(Q)mkdir -p $(@D)/images && $(CC) $(ALL_CFLAGS) -MF $(@D)/images_seeds.d -o $@ $(filter-out $(LIB),$^) $(LIB) $(ALL_LIBS)
 	$(Q)$@ $(@D)/images
 
-build/fuzz/engine_fuzz: test/fuzz/engine_fuzz.c test/lib/model.c $(wildcard plugin/engine/*.[ch])
+MODEL_C := $(wildcard test/lib/model*.c)
+build/fuzz/engine_fuzz: test/fuzz/engine_fuzz.c $(MODEL_C) $(wildcard plugin/engine/*.[ch])
 	$(call say,FUZZER,$@)
-	$(Q)mkdir -p $(@D)/engine && $(CLANG) $(FUZZ_FLAGS) -Itest/lib -o $@ $< test/lib/model.c $(wildcard plugin/engine/*.c)
+	$(Q)mkdir -p $(@D)/engine && $(CLANG) $(FUZZ_FLAGS) -Itest/lib -o $@ $< $(MODEL_C) $(wildcard plugin/engine/*.c)
 
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)

@@ -24,8 +24,8 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 
 /*
  * Up to @len bytes of the head piece of @f from @src. The gate is held; the
- * caller wakes the whole of the head piece's first @len bytes when it has left
- * it, whatever this returns.
+ * caller of an urgent flight wakes the head piece's first @len bytes when it has
+ * left it, whatever this returns.
  *
  * ENOENT means that no single registered VMA holds the range. Before CRIU is
  * done that is a range not registered yet. Later it is a VMA that the task has
@@ -148,10 +148,8 @@ void mm_gone(struct lp_mm *mm)
 	lp_gate_leave_alone(&mm->gate);
 }
 
-/* r->lock is held and may be released for a while. The mm may be freed as soon as it is released after this. */
-static void flight_end(struct lp_mm *mm, struct lp_flight *f, int why, uint64_t img, uint32_t obj)
+void flight_finish(struct lp_restore *r, struct lp_flight *f)
 {
-	struct lp_restore *r = mm->r;
 	const struct timespec pause = { .tv_nsec = 10 * MS };
 
 	while (lp_flight_finish(f)) {
@@ -159,6 +157,14 @@ static void flight_end(struct lp_mm *mm, struct lp_flight *f, int why, uint64_t 
 		nanosleep(&pause, NULL);
 		pthread_mutex_lock(&r->lock);
 	}
+}
+
+/* r->lock is held and may be released for a while. The mm may be freed as soon as it is released after this. */
+static void flight_end(struct lp_mm *mm, struct lp_flight *f, int why, uint64_t img, uint32_t obj)
+{
+	struct lp_restore *r = mm->r;
+
+	flight_finish(r, f);
 	if (!lp_space_dead(mm->space))
 		after_failure(mm, why, img, obj);
 	if (lp_space_has_deferred(mm->space) || lp_space_complete(mm->space) || lp_space_dead(mm->space)) {
@@ -212,7 +218,12 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			at.len = min_u64(min_u64(at.len, w->end - at.img), chunk_len(r));
 			rc = fill_chunk(mm, f, w->bytes + (at.img - w->img), at.len, &r->filled_bulk);
 			lp_gate_leave(&mm->gate);
-			lp_uffd_wake(mm->fd, at.addr, at.len);
+			/*
+			 * A thread whose message was read has an owner that wakes it; this
+			 * only wakes it sooner, so not when nobody faults.
+			 */
+			if (at.len <= CHUNK_FAULTS)
+				lp_uffd_wake(mm->fd, at.addr, at.len);
 			reader_pass(rd);
 		} else {
 			/* May sleep for the source: not in the gate, and not counted as busy. */

@@ -13,8 +13,9 @@
  *   2. mm->gate  (see gate.h)
  *   3. r->lock   the engine, the list of mms, the urgent queue, everything in
  *                struct lp_restore and struct lp_mm that is not atomic
- * Nothing sleeps for a source while it holds any of them, and no task is woken
- * under role or gate: it might take the CPU from us at once.
+ * Nothing sleeps for a source while it holds any of them (but for pages that
+ * left the page cache a moment ago), and tasks are woken when role and gate are
+ * left: a woken task might take the CPU from us at once.
  *
  * An mm belongs to the reader role: its holder alone closes the descriptor and
  * frees it, and only when no flight of its space is out, so that no thread can
@@ -43,6 +44,9 @@
 #define FLIGHT_BYTES (UINT64_C(2) << 20)
 #define FLIGHT_PIECES 64
 #define URGENT_THREADS 2
+/* Descriptors kept for the children of forks when all others are in use, and how many are given up at once. */
+#define RESERVE 64
+#define RESERVE_STEP 16
 /* Readahead of a fault: small while the background runs ahead of it anyhow. */
 #define READAHEAD_BACKGROUND (UINT64_C(16) << 10)
 #define READAHEAD_ALONE CHUNK
@@ -62,8 +66,7 @@ struct lp_mm {
 	unsigned id;	 /* for messages: tells the children of one pid apart */
 	uint64_t backoff; /* ns, of refused fills */
 	uint64_t retry_at; /* when deferred faults are due */
-	uint64_t retry_backoff;
-	bool warned_nomem, warned_source;
+	bool warned_nomem, warned_source, warned_files;
 	bool check; /* the reader shall see whether it is complete or dead */
 };
 
@@ -88,13 +91,15 @@ struct lp_restore {
 	size_t nmms;
 	unsigned next_id;
 	struct urgent *urgent_head, **urgent_tail;
-	size_t ndeferred_mms;
 	_Atomic bool armed; /* CRIU said that all tasks are restored */
 	bool failed;   /* the restore failed: no background, wait for the tasks' end */
 	bool hurry;    /* a signal: background even if it was off */
 	bool stopping; /* threads shall end */
 	bool done;     /* the reader has closed the last mm */
 	bool fatal;    /* layout lost: see lose_tree() */
+	unsigned orphans; /* descriptors of children that could not be followed: held for ever */
+	int reserve[RESERVE]; /* descriptors to give up when there are no others; of the role */
+	unsigned nreserve;
 	uint64_t t_first;
 
 	int epfd;
@@ -172,6 +177,8 @@ void busy_end(struct lp_restore *r);
 int urgent_push(struct lp_restore *r, struct lp_flight *f);
 /* r->lock held: a flight ended with @why (an errno or 0); say so and set when to go on. */
 void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj);
+/* lp_flight_finish() that waits for memory. r->lock held, may be released for a while. */
+void flight_finish(struct lp_restore *r, struct lp_flight *f);
 /* The address space is gone. Neither gate nor lock held. */
 void mm_gone(struct lp_mm *mm);
 

@@ -20,7 +20,7 @@
 #define MESSAGES 32
 #define EVENTS 64
 
-/* Without news from the kernel about exits, look for them this often. */
+/* Look for address spaces that are gone this often, in case a report of an exit was lost. */
 #define PROBE_NS UINT64_C(250000000)
 
 /* How long the waiting thread trusts busy bulk threads to look for messages. */
@@ -30,7 +30,11 @@ static void wake_flush(struct lp_reader *rd)
 {
 	unsigned i;
 
-	/* The mm may be closed by now: then the kernel has woken its threads. */
+	/*
+	 * The mm may be closed by now: then the kernel has woken its threads. If
+	 * its number was given to another userfaultfd, a thread there looks again,
+	 * which is harmless; any other file refuses.
+	 */
 	for (i = 0; i < rd->nwakes; i++)
 		lp_uffd_wake(rd->wakes[i].fd, rd->wakes[i].addr, rd->wakes[i].len);
 	rd->nwakes = 0;
@@ -158,8 +162,7 @@ static void answer_fill(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight
 	if (rc == -ESRCH)
 		gone(mm);
 	pthread_mutex_lock(&r->lock);
-	if (lp_flight_finish(f))
-		lose_tree(r, mm, "out of memory for a range");
+	flight_finish(r, f);
 	if (rc && !lp_space_dead(mm->space))
 		after_failure(mm, rc, at.img, at.obj);
 	pthread_mutex_unlock(&r->lock);
@@ -197,11 +200,10 @@ static int on_fork(struct lp_mm *mm, int fd)
 	struct lp_mm *child = mm_new(r, fd, mm->pid);
 	int rc;
 
-	/* On failure @fd stays open: the child must wait, not read zeros. */
-	if (!child)
-		return -ENOMEM;
-	rc = lp_space_fork(mm->space, child, &child->space);
+	rc = child ? lp_space_fork(mm->space, child, &child->space) : -ENOMEM;
 	if (rc) {
+		/* @fd stays open, and this process with it: the child must wait, not read zeros. */
+		r->orphans++;
 		free(child);
 		return rc;
 	}
@@ -255,16 +257,43 @@ static void on_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_m
 	pthread_mutex_unlock(&r->lock);
 }
 
+/* No descriptor for the child of a fork: the forking task is blocked until there is one. */
+static bool out_of_descriptors(struct lp_restore *r, struct lp_mm *mm)
+{
+	const struct timespec pause = { .tv_nsec = 10000000 };
+
+	if (r->nreserve) {
+		pr_warn("%d.%u: no descriptors left for its children: using the reserve (%u); raise the hard limit "
+			"of open files",
+			mm->pid, mm->id, r->nreserve);
+		while (r->nreserve && r->nreserve % RESERVE_STEP)
+			close(r->reserve[--r->nreserve]);
+		if (r->nreserve)
+			close(r->reserve[--r->nreserve]);
+		return true;
+	}
+	if (!mm->warned_files)
+		pr_err("%d.%u: no descriptors left for its children: it stays blocked in fork until others end; raise "
+		       "the hard limit of open files",
+		       mm->pid, mm->id);
+	mm->warned_files = true;
+	nanosleep(&pause, NULL); /* the message stays, so this comes again at once */
+	return false;
+}
+
 /*
  * All messages of @mm. The gate is taken: once read() may return an event, no
- * fill may be under way. True when look_around() has something to do.
+ * fill may be under way. One read() returns faults and then events, and lets
+ * the tasks of the events go on: so the events are applied before any of the
+ * faults is answered. True when look_around() has something to do.
  */
 static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
 {
 	struct uffd_msg msgs[MESSAGES];
+	struct lp_restore *r = rd->r;
 	bool look;
 	ssize_t n;
-	size_t i;
+	size_t i, nfaults;
 
 	lp_gate_enter_alone(&mm->gate);
 	do {
@@ -274,25 +303,31 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
 		if (n < 0) {
 			if (errno == EINTR)
 				continue;
-			if (errno != EAGAIN)
+			if ((errno == EMFILE || errno == ENFILE) && out_of_descriptors(r, mm))
+				continue;
+			if (errno != EAGAIN && errno != EMFILE && errno != ENFILE)
 				pr_err("%d.%u: reading its userfaultfd: %s", mm->pid, mm->id, strerror(errno));
 			break;
 		}
+		nfaults = 0;
 		for (i = 0; i < n / sizeof(msgs[0]); i++) {
-			if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
-				atomic_fetch_add_explicit(&rd->r->faults, 1, memory_order_relaxed);
-				atomic_store_explicit(&rd->r->last_fault, lp_now(), memory_order_relaxed);
-				answer(rd, mm, msgs[i].arg.pagefault.address & ~(LP_PAGE_SIZE - 1));
-			} else {
+			if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
+				msgs[nfaults++] = msgs[i];
+			else
 				on_event(rd, mm, &msgs[i]);
-			}
 		}
+		if (nfaults) {
+			atomic_fetch_add_explicit(&r->faults, nfaults, memory_order_relaxed);
+			atomic_store_explicit(&r->last_fault, lp_now(), memory_order_relaxed);
+		}
+		for (i = 0; i < nfaults; i++)
+			answer(rd, mm, msgs[i].arg.pagefault.address & ~(LP_PAGE_SIZE - 1));
 	} while (n < 0 || n == sizeof(msgs));
 	lp_gate_leave_alone(&mm->gate);
 
-	pthread_mutex_lock(&rd->r->lock);
+	pthread_mutex_lock(&r->lock);
 	look = mm->check || lp_space_has_deferred(mm->space) || lp_space_complete(mm->space);
-	pthread_mutex_unlock(&rd->r->lock);
+	pthread_mutex_unlock(&r->lock);
 	return look;
 }
 
@@ -373,7 +408,7 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 			mm_free(mm);
 		}
 	}
-	if (armed && !r->mms && !r->done) {
+	if (armed && !r->mms && !r->orphans && !r->done) {
 		r->done = true;
 		kick_main(r);
 	}

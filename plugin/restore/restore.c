@@ -5,6 +5,7 @@
  * Owns struct lp_restore and everything in it.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -142,6 +143,13 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 			setrlimit(RLIMIT_NOFILE, &rl);
 		}
 	}
+	while (r->nreserve < RESERVE) {
+		int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+		if (fd < 0)
+			break;
+		r->reserve[r->nreserve++] = fd;
+	}
 	r->engine = lp_engine_new(&ec);
 	r->epfd = epoll_create1(EPOLL_CLOEXEC);
 	r->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -157,6 +165,8 @@ static void fini(struct lp_restore *r)
 	while (r->mms) /* only when the start failed: nothing was handed over, or it is dead */
 		mm_free(r->mms);
 	lp_engine_free(r->engine);
+	while (r->nreserve)
+		close(r->reserve[--r->nreserve]);
 	if (r->epfd >= 0)
 		close(r->epfd);
 	if (r->kick_fd >= 0)
@@ -213,7 +223,7 @@ static void set_failed(struct waiting *w, int *result, int rc)
 	kick_reader(r);
 }
 
-static void on_signal(struct waiting *w, int *result)
+static void on_signal(struct waiting *w, struct lp_err *err, int *result)
 {
 	struct lp_restore *r = w->r;
 	struct signalfd_siginfo si;
@@ -221,8 +231,7 @@ static void on_signal(struct waiting *w, int *result)
 	if (read(w->sig_fd, &si, sizeof(si)) != sizeof(si))
 		return;
 	if (!w->accepted) {
-		pr_info("signal %u while waiting for CRIU: leaving", si.ssi_signo);
-		set_failed(w, result, -EINTR);
+		set_failed(w, result, lp_err(err, -EINTR, "signal %u before CRIU came", si.ssi_signo));
 		return;
 	}
 	pthread_mutex_lock(&r->lock);
@@ -292,7 +301,7 @@ static int wait_all(struct waiting *w, struct lp_err *err)
 		if (p[1].revents && w->h.sock >= 0)
 			on_handoff(w, err, &result);
 		if (p[2].revents)
-			on_signal(w, &result);
+			on_signal(w, err, &result);
 		if (p[3].revents && lp_exits_read(w->exits)) {
 			atomic_store(&r->probe_all, true);
 			kick_reader(r);
@@ -301,7 +310,7 @@ static int wait_all(struct waiting *w, struct lp_err *err)
 			pr_debug("spurious wake-up");
 		now = lp_now();
 		if (w->failed_at && now - w->failed_at > FAILED_GRACE_NS) {
-			pr_err("tasks of the failed restore are still there: killing them");
+			pr_err("tasks of the failed restore are still there: killing those that CRIU started");
 			pthread_mutex_lock(&r->lock);
 			kill_tasks(r);
 			pthread_mutex_unlock(&r->lock);

@@ -31,12 +31,32 @@ struct local {
 	struct lp_source base;
 	const struct lp_images *im;
 	atomic_bool no_nowait; /* the file system does not know RWF_NOWAIT */
-	atomic_bool no_populate;
 };
 
 static struct local *local_of(struct lp_source *s)
 {
 	return (struct local *)s;
+}
+
+/*
+ * Wait here, where no gate is held, for what the disk has to bring. Nothing to
+ * do when all is in the page cache: then the copy maps 16 pages with one fault,
+ * which is cheaper than to populate the mapping first.
+ */
+static int await_disk(void *p, uint64_t len)
+{
+	unsigned char resident[WINDOW / LP_PAGE_SIZE];
+	size_t i, n = (len + LP_PAGE_SIZE - 1) / LP_PAGE_SIZE;
+
+	if (mincore(p, len, resident))
+		return -errno;
+	for (i = 0; i < n; i++)
+		if (!(resident[i] & 1))
+			break;
+	if (i == n || !madvise(p, len, MADV_POPULATE_READ))
+		return 0;
+	/* Linux before 5.14 cannot: then the copy waits for the disk. */
+	return errno == EINVAL ? 0 : errno == EFAULT ? -EIO : -errno;
 }
 
 /* Where is @img, and how many bytes follow it in the same file? */
@@ -137,16 +157,10 @@ static int local_map(struct lp_source *s, struct lp_window *w, uint32_t obj, uin
 		w->priv = p;
 		w->priv_key = start;
 		w->priv_file = nr;
-		/* All page table entries in one go; also waits here, not in the gate, for the disk. */
-		if (!atomic_load_explicit(&l->no_populate, memory_order_relaxed) &&
-		    madvise(p, w->priv_len, MADV_POPULATE_READ)) {
-			rc = -errno;
-			if (rc == -EINVAL) {
-				atomic_store_explicit(&l->no_populate, true, memory_order_relaxed);
-			} else {
-				local_unmap(s, w);
-				return rc == -EFAULT ? -EIO : rc;
-			}
+		rc = await_disk(p, w->priv_len);
+		if (rc) {
+			local_unmap(s, w);
+			return rc;
 		}
 		if (start + WINDOW < file->size)
 			(void)posix_fadvise(file->fd, start + WINDOW, WINDOW, POSIX_FADV_WILLNEED);
