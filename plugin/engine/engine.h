@@ -91,6 +91,16 @@ void lp_space_exit(struct lp_space *s);
  */
 bool lp_space_next_wake(struct lp_space *s, uint64_t *addr);
 
+/*
+ * Settled moments. Threads that change the layout at once send messages that
+ * may be read in another order than the changes were made; what an older
+ * message may still explain is kept apart until then. When the host, with the
+ * gate held alone, makes an ioctl that looks for a changing layout and does not
+ * say EAGAIN, every change made before has been read: nothing older can come.
+ */
+bool lp_space_unsettled(const struct lp_space *s);
+void lp_space_settled(struct lp_space *s);
+
 /* ---- Faults -------------------------------------------------------------- */
 
 enum lp_verdict {
@@ -134,6 +144,8 @@ uint64_t lp_flight_fault_addr(const struct lp_flight *f);
  * lp_flight_advance() or lp_flight_finish().
  */
 const struct lp_piece *lp_flight_head(const struct lp_flight *f);
+/* Bytes that are left, all pieces. Needs the gate like lp_flight_head(). */
+uint64_t lp_flight_left(const struct lp_flight *f);
 /* The first @bytes of the head piece are in the task, or there is no place for them any more. */
 void lp_flight_advance(struct lp_flight *f, uint64_t bytes);
 /*
@@ -167,6 +179,8 @@ size_t lp_space_flights(const struct lp_space *s);
 uint64_t lp_space_missing(const struct lp_space *s);
 /* Is anything of [start, end) registered, as far as events told? */
 bool lp_space_registered(const struct lp_space *s, uint64_t start, uint64_t end);
+/* The first registered extent that ends after @pos, as far as events told. */
+bool lp_space_next_extent(const struct lp_space *s, uint64_t pos, uint64_t *start, uint64_t *end);
 /* What would a fault at @addr find: the image address, or false for zeros. For tests. */
 bool lp_space_peek(const struct lp_space *s, uint64_t addr, uint64_t *img, uint32_t *obj);
 /* Ranges in memory, for statistics. */

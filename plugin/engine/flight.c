@@ -157,6 +157,16 @@ const struct lp_piece *lp_flight_head(const struct lp_flight *f)
 	return f->head < f->n ? &f->pieces[f->head] : NULL;
 }
 
+uint64_t lp_flight_left(const struct lp_flight *f)
+{
+	uint64_t left = 0;
+	uint32_t i;
+
+	for (i = f->head; i < f->n; i++)
+		left += f->pieces[i].len;
+	return left;
+}
+
 void lp_flight_advance(struct lp_flight *f, uint64_t bytes)
 {
 	struct lp_piece *p = &f->pieces[f->head];

@@ -305,6 +305,16 @@ int lp_space_remap(struct lp_space *s, uint64_t from, uint64_t to, uint64_t len)
 	return event_end(s, rc);
 }
 
+bool lp_space_unsettled(const struct lp_space *s)
+{
+	return s->layers != NULL;
+}
+
+void lp_space_settled(struct lp_space *s)
+{
+	layers_free(s);
+}
+
 /* Read before the zap: from now on the range is zeros, whatever is still in flight. */
 int lp_space_remove(struct lp_space *s, uint64_t start, uint64_t end)
 {
@@ -429,6 +439,17 @@ bool lp_space_registered(const struct lp_space *s, uint64_t start, uint64_t end)
 		if (lp_map_overlaps(&l->extents, start, end))
 			return true;
 	return lp_map_overlaps(&s->extents, start, end);
+}
+
+bool lp_space_next_extent(const struct lp_space *s, uint64_t pos, uint64_t *start, uint64_t *end)
+{
+	struct lp_range r;
+
+	if (!lp_map_next(&s->extents, pos, &r))
+		return false;
+	*start = r.start;
+	*end = r.end;
+	return true;
 }
 
 bool lp_space_peek(const struct lp_space *s, uint64_t addr, uint64_t *img, uint32_t *obj)

@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "restore/internal.h"
+#include "restore/prio.h"
 
 #define MS UINT64_C(1000000)
 #define BACKOFF_MIN (20 * MS / 1000)
@@ -203,6 +204,7 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 	struct lp_source *src = r->source;
 	const struct lp_piece *p;
 	struct lp_piece at = { 0 };
+	uint64_t left;
 	int rc = 0;
 
 	busy_begin(r);
@@ -227,9 +229,10 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			reader_pass(rd);
 		} else {
 			/* May sleep for the source: not in the gate, and not counted as busy. */
+			left = lp_flight_left(f);
 			lp_gate_leave(&mm->gate);
 			busy_end(r);
-			rc = src->ops->map(src, w, at.obj, at.img, at.len);
+			rc = src->ops->map(src, w, at.obj, at.img, left);
 			busy_begin(r);
 			if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
 				rc = -EIO; /* these mean something else for a fill */
@@ -268,6 +271,7 @@ void *bulk_main(void *arg)
 	}
 	rd->r = r;
 	rd->nwakes = 0;
+	lp_prio_bulk();
 	pthread_mutex_lock(&r->lock);
 	while (!r->stopping) {
 		when = LP_NEVER;
@@ -357,6 +361,7 @@ void *urgent_main(void *arg)
 		pr_err("out of memory at start");
 		abort();
 	}
+	lp_prio_urgent();
 	pthread_mutex_lock(&r->lock);
 	while (!r->stopping) {
 		u = r->urgent_head;

@@ -9,9 +9,11 @@
 
 /*
  * A chunk takes 5 to 20 us to copy, the reader's turn about as long; an idle
- * virtual CPU takes 50 to wake. So both sides spin for that long at first.
+ * virtual CPU takes 50 to wake. So both sides spin for that long at first. A
+ * holder that is late has lost its CPU, perhaps to us: then sleep. (Not
+ * sched_yield(): EEVDF takes a whole slice off the one who yields, each time.)
  */
-#define SPINS 500
+#define SPINS 300
 
 static void pause_cpu(void)
 {
@@ -32,6 +34,14 @@ static void sleep_on(struct lp_gate *g, uint32_t seen)
 	atomic_fetch_sub(&g->sleepers, 1);
 }
 
+static void wait_a_little(struct lp_gate *g, uint32_t seen, unsigned *tries)
+{
+	if ((*tries)++ < SPINS)
+		pause_cpu();
+	else
+		sleep_on(g, seen);
+}
+
 static void wake_all(struct lp_gate *g)
 {
 	if (atomic_load(&g->sleepers))
@@ -41,14 +51,11 @@ static void wake_all(struct lp_gate *g)
 void lp_gate_enter(struct lp_gate *g)
 {
 	uint32_t w = atomic_load(&g->word);
-	unsigned spins = 0;
+	unsigned tries = 0;
 
 	for (;;) {
 		if (w & LP_GATE_ALONE) {
-			if (spins++ < SPINS)
-				pause_cpu();
-			else
-				sleep_on(g, w);
+			wait_a_little(g, w, &tries);
 			w = atomic_load(&g->word);
 		} else if (atomic_compare_exchange_weak(&g->word, &w, w + 1)) {
 			return;
@@ -67,23 +74,20 @@ void lp_gate_leave(struct lp_gate *g)
 void lp_gate_enter_alone(struct lp_gate *g)
 {
 	uint32_t w = atomic_load(&g->word);
-	unsigned spins = 0;
+	unsigned tries = 0;
 
 	/* Announce: nobody enters after this. */
 	for (;;) {
 		if (w & LP_GATE_ALONE) {
-			sleep_on(g, w);
+			wait_a_little(g, w, &tries);
 			w = atomic_load(&g->word);
 		} else if (atomic_compare_exchange_weak(&g->word, &w, w | LP_GATE_ALONE)) {
 			break;
 		}
 	}
-	while ((w = atomic_load(&g->word)) != LP_GATE_ALONE) {
-		if (spins++ < SPINS)
-			pause_cpu();
-		else
-			sleep_on(g, w);
-	}
+	tries = 0;
+	while ((w = atomic_load(&g->word)) != LP_GATE_ALONE)
+		wait_a_little(g, w, &tries);
 }
 
 void lp_gate_leave_alone(struct lp_gate *g)

@@ -56,14 +56,31 @@ struct builder {
 	struct lp_space *space;
 	uint32_t obj;
 	uint64_t bytes;
+	const struct lp_vma *primed; /* the last one of which a page is ordered */
+	unsigned nprimed;
 };
+
+/* More are too many to try again and again until CRIU has registered them. */
+#define PRIME_MAX 512
 
 static int add_lazy(void *arg, uint64_t start, uint64_t end, const struct lp_vma *vma, const struct lp_extent *ext)
 {
 	struct builder *b = arg;
+	int rc;
 
 	b->bytes += end - start;
-	return lp_space_add_missing(b->space, start, end, start, b->obj);
+	rc = lp_space_add_missing(b->space, start, end, start, b->obj);
+	/*
+	 * One page of each VMA first, as if a thread waited for it. A VMA without
+	 * any page has no anon_vma; if the task mprotect()s a part of it and back,
+	 * the parts have got one each and do not merge again as they would after
+	 * an eager restore: a later mremap() of the whole says EFAULT.
+	 */
+	if (rc || vma == b->primed || b->nprimed == PRIME_MAX)
+		return rc;
+	b->primed = vma;
+	b->nprimed++;
+	return lp_space_defer(b->space, start);
 }
 
 /* The space of task @t as CRIU is about to register it. r->lock held. */
@@ -129,6 +146,7 @@ static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, 
 		free(mm);
 	}
 	pthread_mutex_unlock(&r->lock);
+	kick_reader(r); /* there are pages to fill at once */
 	return rc ? lp_err_sys(err, rc, "pid %d: cannot take it over", pid) : 0;
 }
 

@@ -16,6 +16,10 @@
 #include <unistd.h>
 
 #include "restore/internal.h"
+#include "restore/prio.h"
+
+/* How long to wait for a settled moment: a task that was let go runs after 5 to 50 us. */
+#define SETTLE_NS UINT64_C(50000)
 
 #define MESSAGES 32
 #define EVENTS 64
@@ -194,10 +198,38 @@ static void answer(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 		answer_fill(rd, mm, f);
 }
 
+/* So many questions about a new child: one or two a mapping, more where mappings were split. */
+#define GHOST_ASKS 20000
+
+/*
+ * Take [start, end) out of the new child @c where its kernel has no mapping
+ * (MADV_DONTFORK; no event tells): something else may come to lie there.
+ */
+static int drop_ghosts(struct lp_mm *c, uint64_t start, uint64_t end, unsigned *asks)
+{
+	uint64_t mid;
+	int rc;
+
+	if (!*asks)
+		return 0;
+	--*asks;
+	if (lp_uffd_there(c->fd, start, end - start))
+		return 0;
+	if (end - start == LP_PAGE_SIZE) {
+		pr_debug("%d.%u: the child has nothing at 0x%" PRIx64, c->pid, c->id, start);
+		return lp_space_unmap(c->space, start, end);
+	}
+	mid = start + ((end - start) / 2 & ~(LP_PAGE_SIZE - 1));
+	rc = drop_ghosts(c, start, mid, asks);
+	return rc ? rc : drop_ghosts(c, mid, end, asks);
+}
+
 static int on_fork(struct lp_mm *mm, int fd)
 {
 	struct lp_restore *r = mm->r;
 	struct lp_mm *child = mm_new(r, fd, mm->pid);
+	uint64_t pos = 0, start, end;
+	unsigned asks = GHOST_ASKS;
 	int rc;
 
 	rc = child ? lp_space_fork(mm->space, child, &child->space) : -ENOMEM;
@@ -209,6 +241,14 @@ static int on_fork(struct lp_mm *mm, int fd)
 	}
 	pr_info("%d.%u: fork: the child is %d.%u", mm->pid, mm->id, child->pid, child->id);
 	r->forks++;
+	while (!rc && lp_space_next_extent(child->space, pos, &start, &end)) {
+		pos = end;
+		rc = drop_ghosts(child, start, end, &asks);
+	}
+	if (!asks)
+		pr_warn("%d.%u: too many mappings to ask for all whether the child has them", child->pid, child->id);
+	if (rc)
+		lose_tree(r, child, strerror(-rc));
 	return mm_add(child);
 }
 
@@ -255,6 +295,45 @@ static void on_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_m
 	mm->backoff = 0;
 	pthread_cond_broadcast(&r->bulk_cond);
 	pthread_mutex_unlock(&r->lock);
+}
+
+/* Alive, at rest, or gone: see lp_uffd_probe(). */
+static int probe_mm(struct lp_mm *mm)
+{
+	uint64_t addr = UINT64_C(0x10000); /* mmap_min_addr: rarely mapped, never lazy */
+
+	pthread_mutex_lock(&mm->r->lock);
+	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
+		addr += LP_PAGE_SIZE;
+	pthread_mutex_unlock(&mm->r->lock);
+	return lp_uffd_probe(mm->fd, addr);
+}
+
+/*
+ * An event of one thread came where another's is still due: wait until their
+ * tasks have run, for a short while, before more messages are read; then
+ * nothing older can come (lp_space_settled()). Fills would be refused meanwhile.
+ */
+static void settle(struct lp_mm *mm)
+{
+	struct lp_restore *r = mm->r;
+	uint64_t end = lp_now() + SETTLE_NS;
+	bool unsettled;
+	int rc;
+
+	pthread_mutex_lock(&r->lock);
+	unsettled = lp_space_unsettled(mm->space);
+	pthread_mutex_unlock(&r->lock);
+	while (unsettled) {
+		rc = probe_mm(mm);
+		if (!rc) {
+			pthread_mutex_lock(&r->lock);
+			lp_space_settled(mm->space);
+			pthread_mutex_unlock(&r->lock);
+		}
+		if (rc != -EAGAIN || lp_now() > end)
+			break;
+	}
 }
 
 /* No descriptor for the child of a fork: the forking task is blocked until there is one. */
@@ -316,6 +395,7 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
 			else
 				on_event(rd, mm, &msgs[i]);
 		}
+		settle(mm);
 		if (nfaults) {
 			atomic_fetch_add_explicit(&r->faults, nfaults, memory_order_relaxed);
 			atomic_store_explicit(&r->last_fault, lp_now(), memory_order_relaxed);
@@ -356,19 +436,6 @@ static void retry_deferred(struct lp_reader *rd, struct lp_mm *mm)
 	lp_gate_leave_alone(&mm->gate);
 }
 
-static bool probe_gone(struct lp_mm *mm)
-{
-	uint64_t addr = UINT64_C(0x10000); /* mmap_min_addr: rarely mapped, never lazy */
-	int rc;
-
-	pthread_mutex_lock(&mm->r->lock);
-	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
-		addr += LP_PAGE_SIZE;
-	pthread_mutex_unlock(&mm->r->lock);
-	rc = lp_uffd_probe(mm->fd, addr);
-	return rc == -ESRCH;
-}
-
 /*
  * Look after all mms: retry what is due, close what is complete, drop what is
  * gone. Returns when to look again (ns), or LP_NEVER.
@@ -391,7 +458,7 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 		}
 		if (probe && !lp_space_dead(mm->space)) {
 			pthread_mutex_unlock(&r->lock);
-			if (probe_gone(mm))
+			if (probe_mm(mm) == -ESRCH)
 				mm_gone(mm);
 			pthread_mutex_lock(&r->lock);
 		}
@@ -475,6 +542,7 @@ void *reader_main(void *arg)
 	rd->nwakes = 0;
 	/* Refused fills are retried after microseconds; the default slack is 50 of them. */
 	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
+	lp_prio_urgent();
 	while (!stop) {
 		if (atomic_load(&r->busy)) {
 			/*

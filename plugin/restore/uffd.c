@@ -119,3 +119,15 @@ int lp_uffd_probe(int fd, uint64_t unmapped)
 	rc = lp_uffd_zero(fd, unmapped, LP_PAGE_SIZE, &done);
 	return rc == -EAGAIN || rc == -ESRCH ? rc : 0;
 }
+
+int lp_uffd_there(int fd, uint64_t start, uint64_t len)
+{
+	uint64_t done;
+	int rc;
+
+	/* The VMA is looked up before the source is read, and nothing can be read from there. */
+	rc = lp_uffd_copy(fd, start, NULL, len, &done);
+	if (rc == -EAGAIN)
+		return rc;
+	return rc != -ENOENT && rc != -ESRCH;
+}

@@ -35,6 +35,12 @@ int lp_uffd_wake(int fd, uint64_t start, uint64_t len);
 int lp_uffd_probe(int fd, uint64_t unmapped);
 
 /*
+ * Does one registered VMA hold all of [start, start + len)? 1, 0 (also when the
+ * address space is gone), or -EAGAIN. Changes nothing.
+ */
+int lp_uffd_there(int fd, uint64_t start, uint64_t len);
+
+/*
  * For tests: from now on sleep 0 to @max_us microseconds now and then before
  * and after every ioctl and every read of messages, by chance from @seed. Opens
  * the windows between deciding and doing that a busy machine opens rarely.

@@ -11,11 +11,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/magic.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "source/source.h"
@@ -24,14 +26,23 @@
 #define MADV_POPULATE_READ 22
 #endif
 
-/* One mapping of a window: long enough to hide its cost, short enough to stay small. */
+/* One mapping of a window at most: long enough to hide its cost, short enough to stay small. */
 #define WINDOW (UINT64_C(4) << 20)
 
 struct local {
 	struct lp_source base;
 	const struct lp_images *im;
 	atomic_bool no_nowait; /* the file system does not know RWF_NOWAIT */
+	bool in_memory;	       /* all files are on tmpfs: there is no disk to wait for */
 };
+
+/* What the kernel maps at one fault of a file mapping (fault_around_bytes). */
+#define MAP_AROUND (UINT64_C(64) << 10)
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
 
 static struct local *local_of(struct lp_source *s)
 {
@@ -149,24 +160,26 @@ static int local_map(struct lp_source *s, struct lp_window *w, uint32_t obj, uin
 		void *p;
 
 		local_unmap(s, w);
-		start = off & ~(WINDOW - 1);
-		w->priv_len = file->size - start < WINDOW ? file->size - start : WINDOW;
+		start = off & ~(MAP_AROUND - 1);
+		w->priv_len = min_u64(min_u64(want + (off - start), WINDOW), file->size - start);
 		p = mmap(NULL, w->priv_len, PROT_READ, MAP_SHARED, file->fd, start);
 		if (p == MAP_FAILED)
 			return -errno;
 		w->priv = p;
 		w->priv_key = start;
 		w->priv_file = nr;
-		rc = await_disk(p, w->priv_len);
-		if (rc) {
-			local_unmap(s, w);
-			return rc;
+		if (!l->in_memory) {
+			rc = await_disk(p, w->priv_len);
+			if (rc) {
+				local_unmap(s, w);
+				return rc;
+			}
+			start += w->priv_len;
+			if (start < file->size)
+				(void)posix_fadvise(file->fd, start, WINDOW, POSIX_FADV_WILLNEED);
 		}
-		if (start + WINDOW < file->size)
-			(void)posix_fadvise(file->fd, start + WINDOW, WINDOW, POSIX_FADV_WILLNEED);
 	}
-	if (len > w->priv_key + w->priv_len - off)
-		len = w->priv_key + w->priv_len - off;
+	len = min_u64(len, w->priv_key + w->priv_len - off);
 	w->obj = obj;
 	w->img = img;
 	w->end = img + len;
@@ -225,6 +238,14 @@ int lp_source_local_open(const struct lp_images *im, struct lp_source **out, str
 		return lp_err(err, -ENOMEM, "out of memory");
 	l->base.ops = &local_ops;
 	l->im = im;
+	l->in_memory = true;
+	for (i = 0; i < lp_images_nfiles(im); i++) {
+		struct statfs fs;
+
+		if (fstatfs(lp_images_file(im, i)->fd, &fs) ||
+		    (fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC))
+			l->in_memory = false;
+	}
 	*out = &l->base;
 	return 0;
 }

@@ -40,9 +40,10 @@ struct lp_source_ops {
 	/* The same, may sleep. All or nothing. */
 	int (*read)(struct lp_source *s, uint32_t obj, uint64_t img, void *buf, uint64_t len);
 	/*
-	 * Bulk: make @w hold @img and as much of the @want bytes after it as the
-	 * source likes to give at once (at least a page). May sleep. What the
-	 * window held before is gone.
+	 * Bulk: make @w hold @img and as much after it as the source likes to give
+	 * at once (at least a page). @want: how many bytes the caller is about to
+	 * take from here on, perhaps with gaps. May sleep. What the window held
+	 * before is gone.
 	 */
 	int (*map)(struct lp_source *s, struct lp_window *w, uint32_t obj, uint64_t img, uint64_t want);
 	void (*unmap)(struct lp_source *s, struct lp_window *w);

@@ -178,6 +178,7 @@ void oracle_verify(struct thread *th, struct seg *s, size_t i, const void *seen)
 		book_wrong(th, (uintptr_t)p);
 		return;
 	}
+	atomic_fetch_add_explicit(&th->o->conf.shared->seen, 1, memory_order_relaxed);
 	oracle_expect(th, p, th->buf);
 	if (!memcmp(seen, th->buf, ORACLE_PAGE))
 		return;
@@ -333,7 +334,7 @@ static void *thread_main(void *arg)
 	uint64_t end;
 
 	if (c->gate)
-		c->gate(c->gate_arg, th->index);
+		th->rng ^= oracle_mix(c->gate(c->gate_arg, th->index));
 	end = c->seconds > 0 ? now_ns() + c->seconds * 1e9 : UINT64_MAX;
 	while ((!c->ops || th->done < c->ops) && ((th->done & 15) || now_ns() < end))
 		oracle_step(th);

@@ -47,6 +47,7 @@ struct oracle_record {
 /* Zeroed memory that is shared with all children. */
 struct oracle_shared {
 	_Atomic uint64_t ops[OP_COUNT];
+	_Atomic uint64_t seen; /* pages looked at: is there any progress? */
 	_Atomic uint64_t refused, wrong, found[FOUND_COUNT], book, children, children_bad;
 	_Atomic uint32_t nrecords;
 	struct oracle_record records[ORACLE_RECORDS];
@@ -59,13 +60,12 @@ struct oracle_conf {
 	uint64_t ops;	/* per thread; 0: as many as fit into `seconds` */
 	double seconds; /* 0: no limit */
 	/*
-	 * MADV_WIPEONFORK at run time: no event tells the daemon, see
-	 * doc/design.md. Off: only what the image says.
+	 * MADV_WIPEONFORK, MADV_DONTFORK at run time: no event tells the daemon.
+	 * Off: only what the image says.
 	 */
-	int wipe;
-	int dontfork; /* MADV_DONTFORK at run time */
-	/* Called by each thread before its first operation. NULL: at once. */
-	void (*gate)(void *arg, unsigned thread);
+	int wipe, dontfork;
+	/* Called by each thread before its first operation; the result goes into its seed. NULL: at once. */
+	uint64_t (*gate)(void *arg, unsigned thread);
 	void *gate_arg;
 	struct oracle_shared *shared;
 };

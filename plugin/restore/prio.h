@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Where the daemon's threads stand among the others of the machine. Faulting
+ * tasks come first, then bulk: by slices, not by weight, so that bulk keeps its
+ * share of a busy machine and never starves while it holds a gate.
+ */
+#ifndef LP_RESTORE_PRIO_H
+#define LP_RESTORE_PRIO_H
+
+/* The calling thread does bulk: whoever wakes up on its CPU may have it at once. */
+void lp_prio_bulk(void);
+/* The calling thread answers faults: it wants the CPU soon, for a few microseconds. */
+void lp_prio_urgent(void);
+
+#endif
