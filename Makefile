@@ -160,7 +160,7 @@ check:
 
 check-san:
 	@$(MAKE) --no-print-directory deps
-	@$(MAKE) --no-print-directory criu
+	@$(MAKE) --no-print-directory criu progs
 	@$(MAKE) --no-print-directory SANITIZE=address all unit progs
 	@$(MAKE) --no-print-directory SANITIZE=thread all unit progs
 	@ASAN_OPTIONS=detect_leaks=1 test/run --build build/san-address unit scenario san
