@@ -23,8 +23,8 @@
  *   the one who holds it alone. See doc/design.md, "The gate".
  *
  * Errors: -ENOMEM leaves everything as it was, unless lp_space_broken() says
- * that the layout of the space is no longer known; then no page of it may be
- * filled any more.
+ * that the layout of the space is no longer known (a child whose parent ended
+ * when no memory was left); then no page of it may be filled any more.
  */
 #ifndef LP_ENGINE_H
 #define LP_ENGINE_H
@@ -42,6 +42,16 @@ struct lp_flight;
 struct lp_engine_conf {
 	uint64_t page; /* bytes, the base page size */
 	uint64_t seed; /* of the trees' priorities; any value */
+	/*
+	 * Does one registered VMA of the space with this host pointer hold all of
+	 * [start, start + len)? 1; 0, also when the address space is gone; -EAGAIN:
+	 * its layout is changing, nobody can tell now. Must not change anything.
+	 * Called from lp_space_fork() for the new child, for it again while it is
+	 * young and messages of its parent come in, and from lp_space_settled() when
+	 * messages must have been read in another order than changes were made.
+	 * NULL: nobody can ever tell.
+	 */
+	int (*there)(void *host, uint64_t start, uint64_t len);
 };
 
 struct lp_engine *lp_engine_new(const struct lp_engine_conf *conf);
@@ -62,8 +72,37 @@ int lp_space_add_extent(struct lp_space *s, uint64_t start, uint64_t end);
 int lp_space_add_missing(struct lp_space *s, uint64_t start, uint64_t end, uint64_t img, uint32_t obj);
 /* A child of a fork sees zeros in [start, end) (MADV_WIPEONFORK). */
 int lp_space_add_wiped(struct lp_space *s, uint64_t start, uint64_t end);
+/*
+ * A child of a fork has nothing at [start, end) (MADV_DONTFORK). Wins over
+ * wiped. What was marked after the restore is found by asking the child's kernel.
+ */
+int lp_space_add_dontfork(struct lp_space *s, uint64_t start, uint64_t end);
 
-/* ---- Layout events, in the order in which they were read ---------------- */
+/*
+ * ---- Layout messages, in the order in which they were read ----------------
+ *
+ * Threads that change the layout at the same time send messages that may be
+ * read in another order than the changes were made. So messages are only
+ * collected, and put in order at a *settled moment*: the host holds the gate
+ * alone, has read all messages (EAGAIN) and has given them to the engine, and
+ * then an ioctl that looks for a changing layout (a probe) does not say EAGAIN.
+ * Every change made before has been read then, so the whole is known.
+ * Until then the space is *unsettled*: its flights have no head, faults are
+ * LP_LATER, the background leaves it alone. The kernel would refuse most fills
+ * in that time anyhow. A REMOVE unsettles nothing.
+ */
+bool lp_space_unsettled(const struct lp_space *s);
+/*
+ * This is a settled moment. 0: messages are applied, deferred faults can be
+ * answered, wakes (lp_space_next_wake()) are due, children are young no more;
+ * -EAGAIN: `there` said so, hence it was over: try again; -ENOMEM: try again.
+ */
+int lp_space_settled(struct lp_space *s);
+/*
+ * A child of a fork until its parent's next settled moment, or end: read no
+ * message of it. It holds nothing yet and is never complete.
+ */
+bool lp_space_young(const struct lp_space *s);
 
 /*
  * UFFD_EVENT_FORK. The child sees what the parent sees: what is present was
@@ -72,9 +111,8 @@ int lp_space_add_wiped(struct lp_space *s, uint64_t start, uint64_t end);
 int lp_space_fork(struct lp_space *s, void *host, struct lp_space **child);
 
 /*
- * UFFD_EVENT_REMAP: @len bytes went from @from to @to. The old range stays
- * registered until an UNMAP names it (mremap sends one; MREMAP_DONTUNMAP does
- * not: then the old range reads as zeros).
+ * UFFD_EVENT_REMAP: @len bytes went from @from to @to. mremap sends an UNMAP of
+ * the old range, too; MREMAP_DONTUNMAP does not: then it reads as zeros.
  */
 int lp_space_remap(struct lp_space *s, uint64_t from, uint64_t to, uint64_t len);
 /* UFFD_EVENT_REMOVE: [start, end) is about to read as zeros (MADV_DONTNEED, FREE, REMOVE). */
@@ -91,22 +129,13 @@ void lp_space_exit(struct lp_space *s);
  */
 bool lp_space_next_wake(struct lp_space *s, uint64_t *addr);
 
-/*
- * Settled moments. Threads that change the layout at once send messages that
- * may be read in another order than the changes were made; what an older
- * message may still explain is kept apart until then. When the host, with the
- * gate held alone, makes an ioctl that looks for a changing layout and does not
- * say EAGAIN, every change made before has been read: nothing older can come.
- */
-bool lp_space_unsettled(const struct lp_space *s);
-void lp_space_settled(struct lp_space *s);
-
 /* ---- Faults -------------------------------------------------------------- */
 
 enum lp_verdict {
 	LP_FILL, /* *flight is yours: fill it, the faulting page is its first */
 	LP_ZERO, /* the checkpoint has nothing there: zero page, then lp_space_answered() */
 	LP_WAIT, /* another urgent flight has the page and will wake the thread */
+	LP_LATER, /* the space is unsettled or young: lp_space_defer(), as if a fill had said EAGAIN */
 };
 
 /*
@@ -157,7 +186,8 @@ int lp_flight_finish(struct lp_flight *f);
 /* ---- Background ---------------------------------------------------------- */
 
 /*
- * Claim the next bulk flight: at most @max_bytes in at most @max_pieces pieces,
+ * Claim the next bulk flight: at most @max_bytes (whole pages, one at least) in
+ * at most @max_pieces pieces (one at least),
  * from the space and the place where faults came last, then in address order;
  * children of forks come after the tasks of the checkpoint.
  * -EAGAIN: nothing to claim before *when (LP_NEVER: until something changes).
@@ -179,10 +209,10 @@ size_t lp_space_flights(const struct lp_space *s);
 uint64_t lp_space_missing(const struct lp_space *s);
 /* Is anything of [start, end) registered, as far as events told? */
 bool lp_space_registered(const struct lp_space *s, uint64_t start, uint64_t end);
-/* The first registered extent that ends after @pos, as far as events told. */
-bool lp_space_next_extent(const struct lp_space *s, uint64_t pos, uint64_t *start, uint64_t *end);
 /* What would a fault at @addr find: the image address, or false for zeros. For tests. */
 bool lp_space_peek(const struct lp_space *s, uint64_t addr, uint64_t *img, uint32_t *obj);
+/* Would a fault be held back (LP_LATER)? For tests. */
+bool lp_space_doubtful(const struct lp_space *s);
 /* Ranges in memory, for statistics. */
 size_t lp_engine_nodes(const struct lp_engine *e);
 

@@ -126,6 +126,22 @@ void waiters_flight_ends(struct lp_space *s, const struct lp_flight *f)
 	}
 }
 
+void waiters_flights_end(struct lp_space *s)
+{
+	size_t i;
+
+	for (i = 0; i < s->nwaiters; i++) {
+		struct lp_waiter *w = &s->waiters[i];
+
+		if (!w->flight)
+			continue;
+		w->flight = NULL;
+		if (!w->deferred)
+			s->ndeferred++;
+		w->deferred = true;
+	}
+}
+
 int lp_space_defer(struct lp_space *s, uint64_t addr)
 {
 	struct lp_waiter *w;
@@ -207,7 +223,11 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
 		s->ndeferred--;
 	}
 
-	if (lp_map_find(&s->missing, addr, &r)) {
+	if (in_epoch(s) || s->parent) {
+		*verdict = LP_LATER;
+		return 0;
+	}
+	if (lp_map_find(&s->v.missing, addr, &r)) {
 		len = readahead_len(s, addr, readahead);
 		if (len > r.end - addr)
 			len = r.end - addr;
@@ -242,9 +262,9 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
 	f->fault_addr = addr;
 	/* Neither can fail: reserved above. The new flight has no pieces yet. */
 	if (owner)
-		flights_cut(s, addr, addr + len, NULL);
+		flights_cut(s, addr, addr + len);
 	else
-		lp_map_cut(pool, &s->missing, addr, addr + len, NULL);
+		lp_map_cut(pool, &s->v.missing, addr, addr + len, NULL);
 	flight_push(f, addr, len, img, obj);
 
 	s->seq_next = addr + len;

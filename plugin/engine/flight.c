@@ -60,10 +60,9 @@ int flights_reserve(struct lp_space *s)
 	return 0;
 }
 
-int flights_cut(struct lp_space *s, uint64_t start, uint64_t end, struct lp_map *out)
+void flights_cut(struct lp_space *s, uint64_t start, uint64_t end)
 {
 	struct lp_flight *f;
-	int rc;
 
 	for (f = s->flights; f; f = f->next) {
 		uint32_t i;
@@ -75,13 +74,6 @@ int flights_cut(struct lp_space *s, uint64_t start, uint64_t end, struct lp_map 
 
 			if (a >= b)
 				continue;
-			if (out) {
-				struct lp_range r = { a, b, old.img + (a - old.addr), old.obj };
-
-				rc = lp_map_insert(&s->engine->pool, out, &r);
-				if (rc)
-					return rc;
-			}
 			/* What remains: the part before [a, b) in place, the part after behind it. */
 			p->len = a - old.addr;
 			if (b < old.addr + old.len) {
@@ -90,14 +82,6 @@ int flights_cut(struct lp_space *s, uint64_t start, uint64_t end, struct lp_map 
 				if (!p->len) {
 					*p = tail;
 					continue;
-				}
-				if (f->n == f->cap) { /* several cuts in one event */
-					p = realloc(f->pieces, f->cap * 2 * sizeof(*p));
-					if (!p)
-						return -ENOMEM;
-					f->pieces = p;
-					f->cap *= 2;
-					p = &f->pieces[i];
 				}
 				memmove(p + 2, p + 1, (f->n - i - 1) * sizeof(*p));
 				p[1] = tail;
@@ -110,7 +94,6 @@ int flights_cut(struct lp_space *s, uint64_t start, uint64_t end, struct lp_map 
 			}
 		}
 	}
-	return 0;
 }
 
 struct lp_flight *flights_find(const struct lp_space *s, uint64_t addr, struct lp_piece *piece)
@@ -154,7 +137,8 @@ uint64_t lp_flight_fault_addr(const struct lp_flight *f)
 
 const struct lp_piece *lp_flight_head(const struct lp_flight *f)
 {
-	return f->head < f->n ? &f->pieces[f->head] : NULL;
+	/* Messages were read that may say that the bytes belong elsewhere. */
+	return f->head < f->n && !in_epoch(f->space) ? &f->pieces[f->head] : NULL;
 }
 
 uint64_t lp_flight_left(const struct lp_flight *f)
@@ -189,11 +173,11 @@ int lp_flight_finish(struct lp_flight *f)
 		return -ENOMEM;
 	if (f->urgent)
 		waiters_flight_ends(s, f);
-	while ((p = lp_flight_head(f))) {
+	for (; f->head < f->n; f->head++) {
+		p = &f->pieces[f->head];
 		rc = lp_space_add_missing(s, p->addr, p->addr + p->len, p->img, p->obj);
 		if (rc)
 			return rc;
-		f->head++;
 	}
 	if (f->prev)
 		f->prev->next = f->next;

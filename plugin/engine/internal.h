@@ -11,16 +11,32 @@
 #include "engine/engine.h"
 #include "engine/map.h"
 
-/*
- * A generation of the layout that newer mappings have displaced although the
- * event that ends it was not read yet. Events of different threads may be read
- * in another order than the changes were made: munmap(X) in one thread, mremap
- * onto X in another, and the REMAP is read first. The older generation waits
- * here for its own event, so that the late UNMAP does not hit the newer one.
- */
-struct lp_layer {
-	struct lp_layer *older;
-	struct lp_map extents, missing, wiped;
+/* What lies where in an address space. Cheap to copy: the maps are persistent. */
+struct lp_view {
+	struct lp_map extents; /* registered; img and obj mean nothing */
+	struct lp_map missing; /* not in the task; in a space's own view: and not claimed */
+	struct lp_map wiped;   /* what children lack; obj: WIPED or DONTFORK */
+};
+
+enum { WIPED, DONTFORK };
+
+enum lp_msg_kind { MSG_REMAP, MSG_UNMAP, MSG_REMOVE, MSG_FORK };
+
+/* A message that was read since the last settled moment, see epoch.c. */
+struct lp_msg {
+	enum lp_msg_kind kind;
+	bool vacates;		/* REMAP: an UNMAP of the old place belongs to it ... */
+	bool part;		/* ... and this is that UNMAP */
+	bool ghosts;		/* its space may lack some of what we know of */
+	bool grown;		/* REMAP: nothing that we knew of was at the old place */
+	uint64_t from, to, len; /* to: of REMAP */
+	struct lp_space *child; /* of FORK; NULL: has ended */
+};
+
+/* Was something registered there in a young child when its kernel was asked? */
+struct lp_fact {
+	uint64_t addr;
+	bool there;
 };
 
 struct lp_waiter {
@@ -34,10 +50,18 @@ struct lp_space {
 	struct lp_space *next, *prev; /* ring of all spaces, see sched.c */
 	void *host;
 
-	struct lp_map missing; /* unclaimed */
-	struct lp_map extents; /* registered; img and obj mean nothing */
-	struct lp_map wiped;   /* MADV_WIPEONFORK; img and obj mean nothing */
-	struct lp_layer *layers; /* newest first */
+	struct lp_view v; /* at the last settled moment, but for what was filled, claimed and removed since */
+
+	struct lp_msg *log; /* read since, in that order */
+	size_t nlog, cap_log;
+
+	/* Of a young child: */
+	struct lp_space *parent;
+	struct lp_fact *facts;
+	size_t nfacts, cap_facts;
+	bool asked;	      /* for all that its parent had at its last settled moment */
+	bool due;	      /* not so, it was changing its layout: its own settled moment shall tell (young or not) */
+	struct lp_map ghosts; /* places of its parent's that its kernel does not have */
 
 	struct lp_flight *flights;
 	size_t nflights;
@@ -67,6 +91,7 @@ struct lp_flight {
 struct lp_engine {
 	struct lp_pool pool;
 	uint64_t page;
+	int (*there)(void *host, uint64_t start, uint64_t len);
 	struct lp_space *ring; /* any space, or NULL */
 	struct lp_space *turn; /* whose turn it is in the background */
 	struct lp_space *hot;  /* where the last fault was, or NULL */
@@ -77,15 +102,63 @@ int flight_new(struct lp_space *s, unsigned cap, struct lp_flight **out);
 void flight_push(struct lp_flight *f, uint64_t addr, uint64_t len, uint64_t img, uint32_t obj);
 /* Room for one more piece in each flight of @s, so that flights_cut() cannot fail. */
 int flights_reserve(struct lp_space *s);
-/* Take [start, end) out of all flights of @s, into @out when not NULL. */
-int flights_cut(struct lp_space *s, uint64_t start, uint64_t end, struct lp_map *out);
+/* Take [start, end) out of all flights of @s. */
+void flights_cut(struct lp_space *s, uint64_t start, uint64_t end);
 struct lp_flight *flights_find(const struct lp_space *s, uint64_t addr, struct lp_piece *piece);
 void flights_drop_all(struct lp_space *s);
+
+/* Messages wait for a settled moment, or questions do. */
+static inline bool in_epoch(const struct lp_space *s)
+{
+	return s->nlog || s->due;
+}
+
+/* view.c: -ENOMEM leaves a view half changed. */
+/* @dst must be empty. */
+void view_clone(struct lp_view *dst, const struct lp_view *src);
+void view_clear(struct lp_pool *pool, struct lp_view *v);
+int view_add_extent(struct lp_pool *pool, struct lp_view *v, uint64_t start, uint64_t end);
+int view_unmap(struct lp_pool *pool, struct lp_view *v, uint64_t start, uint64_t end);
+/* @vacates: the old place is gone; else (MREMAP_DONTUNMAP) it reads as zeros. */
+int view_remap(struct lp_pool *pool, struct lp_view *v, uint64_t from, uint64_t to, uint64_t len, bool vacates);
+int view_inherit(struct lp_pool *pool, struct lp_view *v);
+
+/* epoch.c */
+#define LP_POINTS 16
+/* Room for one more message. */
+int log_reserve(struct lp_space *s);
+int log_add(struct lp_space *s, const struct lp_msg *m);
+/* Put the log in order and apply it. @force: although this is no settled moment. On failure nothing has changed. */
+int epoch_end(struct lp_space *s, bool force);
+int apply_msg(struct lp_pool *pool, struct lp_view *v, const struct lp_msg *m);
+/* How unlikely is @m as the next change of @v? 0: nothing speaks against it. */
+unsigned msg_violation(const struct lp_view *v, const struct lp_msg *m);
+unsigned msg_points(const struct lp_space *s, const struct lp_msg *m, uint64_t *at);
+/* How much speak @n answers of the kernel against @v? */
+unsigned facts_against(const struct lp_fact *f, size_t n, const struct lp_view *v, bool child);
+/* Ask the kernel of @s, if it was not asked before; there is room for the answer. 0 or -EAGAIN. */
+int fact_ask(const struct lp_space *s, uint64_t addr, struct lp_fact *facts, size_t *n);
+
+/* young.c */
+/* FORK was read: ask the kernel of the new child @c about everything in the log, and for its mappings. */
+int young_born(struct lp_space *s, struct lp_space *c);
+/* Ask the kernels of all young children of @s about @m, which was just read. */
+int young_ask_all(struct lp_space *s, const struct lp_msg *m);
+/* Fill in the view of the child of message @at, given the parent's @base and the order of its messages. */
+int young_choose(struct lp_space *s, size_t at, const struct lp_view *base, const uint16_t *seq, size_t n);
+/* Take out of @v what the kernel of @c, which is settled, does not have. */
+int young_catch_up(struct lp_space *c, struct lp_view *v);
+/* It is young no more. */
+void young_leave(struct lp_space *c);
+/* It has ended: its parent shall forget it. */
+void young_orphan(struct lp_space *c);
 
 /* fault.c */
 int waiters_reserve(struct lp_space *s);
 /* Urgent flight @f ends: defer those who wait for what it did not fill, forget the others. */
 void waiters_flight_ends(struct lp_space *s, const struct lp_flight *f);
+/* All flights of @s are empty: defer those who wait for them. */
+void waiters_flights_end(struct lp_space *s);
 /* Threads that wait in [start, end) must look again. */
 void waiters_wake(struct lp_space *s, uint64_t start, uint64_t end);
 

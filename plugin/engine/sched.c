@@ -41,7 +41,7 @@ void ring_del(struct lp_space *s)
 
 static bool ready(const struct lp_space *s, uint64_t now)
 {
-	return !s->dead && !s->broken && !lp_map_empty(&s->missing) && s->stalled_until <= now;
+	return !s->dead && !s->broken && !in_epoch(s) && !s->parent && !lp_map_empty(&s->v.missing) && s->stalled_until <= now;
 }
 
 static struct lp_space *pick(struct lp_engine *e, uint64_t now, uint64_t *when)
@@ -63,7 +63,7 @@ static struct lp_space *pick(struct lp_engine *e, uint64_t now, uint64_t *when)
 			}
 			if (!child || s->generation < child->generation)
 				child = s;
-		} else if (!s->dead && !s->broken && !lp_map_empty(&s->missing) && s->stalled_until < *when) {
+		} else if (!s->dead && !s->broken && !in_epoch(s) && !s->parent && !lp_map_empty(&s->v.missing) && s->stalled_until < *when) {
 			*when = s->stalled_until;
 		}
 		s = s->next;
@@ -85,9 +85,9 @@ int lp_engine_next(struct lp_engine *e, uint64_t max_bytes, unsigned max_pieces,
 
 	if (!s)
 		return -EAGAIN;
-	if (!lp_map_next(&s->missing, s->cursor, &r)) {
+	if (!lp_map_next(&s->v.missing, s->cursor, &r)) {
 		s->cursor = 0;
-		lp_map_next(&s->missing, 0, &r);
+		lp_map_next(&s->v.missing, 0, &r);
 	}
 	rc = lp_pool_reserve(&e->pool, 1);
 	if (!rc)
@@ -106,10 +106,10 @@ int lp_engine_next(struct lp_engine *e, uint64_t max_bytes, unsigned max_pieces,
 		left -= len;
 		end = a + len;
 		n++;
-	} while (left && n < max_pieces && lp_map_next(&s->missing, end, &r));
+	} while (left && n < max_pieces && lp_map_next(&s->v.missing, end, &r));
 
 	/* Everything missing between the first and the last piece is in the flight. */
-	lp_map_cut(&e->pool, &s->missing, start, end, NULL);
+	lp_map_cut(&e->pool, &s->v.missing, start, end, NULL);
 	s->cursor = end;
 	*out = f;
 	return 0;

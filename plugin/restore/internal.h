@@ -68,6 +68,7 @@ struct lp_mm {
 	uint64_t retry_at; /* when deferred faults are due */
 	bool warned_nomem, warned_source, warned_files;
 	bool check; /* the reader shall see whether it is complete or dead */
+	bool polled; /* in the epoll set; young children are not (lp_space_young()) */
 };
 
 struct urgent {
@@ -82,6 +83,7 @@ struct lp_restore {
 	pthread_mutex_t role, lock;
 	pthread_cond_t bulk_cond, urgent_cond, idle_cond; /* on CLOCK_MONOTONIC */
 	uint64_t due;			/* of the role: when to look around at the latest */
+	bool again;			/* of the role: children are young no more, look around once more */
 	uint64_t probed;		/* of the role: when exits were last looked for */
 	_Atomic unsigned busy;		/* bulk threads that look for messages between chunks */
 	_Atomic uint64_t last_pass;	/* when somebody last did */
@@ -149,6 +151,8 @@ struct lp_reader {
 };
 
 void *reader_main(void *arg);
+/* lp_engine_conf.there: is all of [start, start + len) registered in one VMA of @host, a struct lp_mm? */
+int mm_there(void *host, uint64_t start, uint64_t len);
 /*
  * Take the role if nobody has it, handle all messages that are there and what
  * is due, never sleep. True when there were messages.
@@ -156,7 +160,10 @@ void *reader_main(void *arg);
 bool reader_pass(struct lp_reader *rd);
 /* A new mm around @fd, not yet known to anybody; NULL: no memory. r->lock held. */
 struct lp_mm *mm_new(struct lp_restore *r, int fd, int32_t pid);
-/* Hand @mm, which has its space, to the reader. On failure it is listed all the same. r->lock held. */
+/*
+ * Hand @mm, which has its space, to the reader; messages of a young child are
+ * read later, by mm_poll(). On failure it is listed all the same. r->lock held.
+ */
 int mm_add(struct lp_mm *mm);
 void mm_free(struct lp_mm *mm);
 

@@ -18,9 +18,6 @@
 #include "restore/internal.h"
 #include "restore/prio.h"
 
-/* How long to wait for a settled moment: a task that was let go runs after 5 to 50 us. */
-#define SETTLE_NS UINT64_C(50000)
-
 #define MESSAGES 32
 #define EVENTS 64
 
@@ -65,9 +62,17 @@ struct lp_mm *mm_new(struct lp_restore *r, int fd, int32_t pid)
 	return mm;
 }
 
-int mm_add(struct lp_mm *mm)
+/* r->lock held. */
+static int mm_poll(struct lp_mm *mm)
 {
 	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = mm };
+
+	mm->polled = true;
+	return epoll_ctl(mm->r->epfd, EPOLL_CTL_ADD, mm->fd, &ev) ? -errno : 0;
+}
+
+int mm_add(struct lp_mm *mm)
+{
 	struct lp_restore *r = mm->r;
 
 	mm->next = r->mms;
@@ -78,7 +83,20 @@ int mm_add(struct lp_mm *mm)
 	r->nmms++;
 	r->spaces++;
 	pthread_cond_broadcast(&r->bulk_cond);
-	return epoll_ctl(r->epfd, EPOLL_CTL_ADD, mm->fd, &ev) ? -errno : 0;
+	if (lp_space_young(mm->space)) {
+		mm->check = true;
+		return 0;
+	}
+	return mm_poll(mm);
+}
+
+int mm_there(void *host, uint64_t start, uint64_t len)
+{
+	struct lp_mm *mm = host;
+	int rc = lp_uffd_there(mm->fd, start, len);
+
+	/* Two in a row, as in fill_chunk(): a change may begin between the kernel's two looks. */
+	return rc ? rc : lp_uffd_there(mm->fd, start, len);
 }
 
 void mm_free(struct lp_mm *mm)
@@ -113,6 +131,7 @@ static void gone(struct lp_mm *mm)
 	if (!lp_space_dead(mm->space))
 		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
 	lp_space_exit(mm->space);
+	mm->r->again = true; /* its children are young no more */
 	pthread_mutex_unlock(&mm->r->lock);
 }
 
@@ -127,8 +146,14 @@ static void answer_zero(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 	case 0:
 		atomic_fetch_add_explicit(&r->zero_faults, 1, memory_order_relaxed);
 		break;
+	case -ENOENT:
+		/* Not registered yet: the first page of an empty VMA, see handoff.c. */
+		if (!atomic_load(&r->armed)) {
+			defer(mm, addr, rc, 0, 0);
+			return;
+		}
+		break; /* unmapped in the meantime: the thread shall look again */
 	case -EEXIST: /* came in the meantime */
-	case -ENOENT: /* unmapped in the meantime: the thread shall look again */
 		break;
 	case -ESRCH:
 		gone(mm);
@@ -191,45 +216,19 @@ static void answer(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 	if (rc)
 		return;
 	pr_debug("%d.%u: fault at 0x%" PRIx64 ": %s", mm->pid, mm->id, addr,
-		 verdict == LP_FILL ? "fill" : verdict == LP_ZERO ? "zero" : "on its way");
-	if (verdict == LP_ZERO)
+		 verdict == LP_FILL ? "fill" : verdict == LP_ZERO ? "zero" : verdict == LP_WAIT ? "on its way" : "later");
+	if (verdict == LP_LATER)
+		defer(mm, addr, -EAGAIN, 0, 0);
+	else if (verdict == LP_ZERO)
 		answer_zero(rd, mm, addr);
 	else if (verdict == LP_FILL)
 		answer_fill(rd, mm, f);
-}
-
-/* So many questions about a new child: one or two a mapping, more where mappings were split. */
-#define GHOST_ASKS 20000
-
-/*
- * Take [start, end) out of the new child @c where its kernel has no mapping
- * (MADV_DONTFORK; no event tells): something else may come to lie there.
- */
-static int drop_ghosts(struct lp_mm *c, uint64_t start, uint64_t end, unsigned *asks)
-{
-	uint64_t mid;
-	int rc;
-
-	if (!*asks)
-		return 0;
-	--*asks;
-	if (lp_uffd_there(c->fd, start, end - start))
-		return 0;
-	if (end - start == LP_PAGE_SIZE) {
-		pr_debug("%d.%u: the child has nothing at 0x%" PRIx64, c->pid, c->id, start);
-		return lp_space_unmap(c->space, start, end);
-	}
-	mid = start + ((end - start) / 2 & ~(LP_PAGE_SIZE - 1));
-	rc = drop_ghosts(c, start, mid, asks);
-	return rc ? rc : drop_ghosts(c, mid, end, asks);
 }
 
 static int on_fork(struct lp_mm *mm, int fd)
 {
 	struct lp_restore *r = mm->r;
 	struct lp_mm *child = mm_new(r, fd, mm->pid);
-	uint64_t pos = 0, start, end;
-	unsigned asks = GHOST_ASKS;
 	int rc;
 
 	rc = child ? lp_space_fork(mm->space, child, &child->space) : -ENOMEM;
@@ -241,14 +240,6 @@ static int on_fork(struct lp_mm *mm, int fd)
 	}
 	pr_info("%d.%u: fork: the child is %d.%u", mm->pid, mm->id, child->pid, child->id);
 	r->forks++;
-	while (!rc && lp_space_next_extent(child->space, pos, &start, &end)) {
-		pos = end;
-		rc = drop_ghosts(child, start, end, &asks);
-	}
-	if (!asks)
-		pr_warn("%d.%u: too many mappings to ask for all whether the child has them", child->pid, child->id);
-	if (rc)
-		lose_tree(r, child, strerror(-rc));
 	return mm_add(child);
 }
 
@@ -310,30 +301,41 @@ static int probe_mm(struct lp_mm *mm)
 }
 
 /*
- * An event of one thread came where another's is still due: wait until their
- * tasks have run, for a short while, before more messages are read; then
- * nothing older can come (lp_space_settled()). Fills would be refused meanwhile.
+ * Is this a settled moment of @mm, all of whose messages are read? Then the
+ * engine puts what was read since the last one in order. The kernel refuses
+ * fills until the task has run after its message was read, so there is no hurry:
+ * one look, the next when it is due.
  */
-static void settle(struct lp_mm *mm)
+static void settle(struct lp_reader *rd, struct lp_mm *mm)
 {
 	struct lp_restore *r = mm->r;
-	uint64_t end = lp_now() + SETTLE_NS;
+	uint64_t addr;
 	bool unsettled;
 	int rc;
 
 	pthread_mutex_lock(&r->lock);
 	unsettled = lp_space_unsettled(mm->space);
 	pthread_mutex_unlock(&r->lock);
-	while (unsettled) {
-		rc = probe_mm(mm);
-		if (!rc) {
-			pthread_mutex_lock(&r->lock);
-			lp_space_settled(mm->space);
-			pthread_mutex_unlock(&r->lock);
-		}
-		if (rc != -EAGAIN || lp_now() > end)
-			break;
+	if (!unsettled)
+		return;
+	rc = probe_mm(mm);
+	if (rc == -ESRCH)
+		gone(mm);
+	if (rc)
+		return;
+	pthread_mutex_lock(&r->lock);
+	rc = lp_space_settled(mm->space);
+	if (!rc) {
+		while (lp_space_next_wake(mm->space, &addr))
+			wake_later(rd, mm, addr, LP_PAGE_SIZE);
+		lp_space_stall(mm->space, 0);
+		mm->retry_at = 0; /* faults to answer */
+		mm->backoff = 0;
+		mm->check = true;
+		r->again = true; /* children to look at */
+		pthread_cond_broadcast(&r->bulk_cond);
 	}
+	pthread_mutex_unlock(&r->lock);
 }
 
 /* No descriptor for the child of a fork: the forking task is blocked until there is one. */
@@ -358,6 +360,12 @@ static bool out_of_descriptors(struct lp_restore *r, struct lp_mm *mm)
 	mm->warned_files = true;
 	nanosleep(&pause, NULL); /* the message stays, so this comes again at once */
 	return false;
+}
+
+/* Something of @mm is to be tried again at mm->retry_at. r->lock held. */
+static bool is_pending(const struct lp_mm *mm)
+{
+	return lp_space_has_deferred(mm->space) || lp_space_unsettled(mm->space);
 }
 
 /*
@@ -395,7 +403,8 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
 			else
 				on_event(rd, mm, &msgs[i]);
 		}
-		settle(mm);
+		if (n < (ssize_t)sizeof(msgs))
+			settle(rd, mm);
 		if (nfaults) {
 			atomic_fetch_add_explicit(&r->faults, nfaults, memory_order_relaxed);
 			atomic_store_explicit(&r->last_fault, lp_now(), memory_order_relaxed);
@@ -406,12 +415,12 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
 	lp_gate_leave_alone(&mm->gate);
 
 	pthread_mutex_lock(&r->lock);
-	look = mm->check || lp_space_has_deferred(mm->space) || lp_space_complete(mm->space);
+	look = mm->check || is_pending(mm) || lp_space_complete(mm->space);
 	pthread_mutex_unlock(&r->lock);
 	return look;
 }
 
-/* Faults that could not be answered before: once each. */
+/* Faults that could not be answered before: once each. And a settled moment, if one is due. */
 static void retry_deferred(struct lp_reader *rd, struct lp_mm *mm)
 {
 	uint64_t addrs[MESSAGES];
@@ -419,6 +428,7 @@ static void retry_deferred(struct lp_reader *rd, struct lp_mm *mm)
 	size_t n, i;
 
 	lp_gate_enter_alone(&mm->gate);
+	settle(rd, mm);
 	do {
 		n = 0;
 		pthread_mutex_lock(&rd->r->lock);
@@ -433,6 +443,10 @@ static void retry_deferred(struct lp_reader *rd, struct lp_mm *mm)
 		refused = mm->retry_at != 0;
 		pthread_mutex_unlock(&rd->r->lock);
 	} while (n == MESSAGES && !refused);
+	pthread_mutex_lock(&rd->r->lock);
+	if (lp_space_unsettled(mm->space) && !mm->retry_at)
+		after_failure(mm, -EAGAIN, 0, 0);
+	pthread_mutex_unlock(&rd->r->lock);
 	lp_gate_leave_alone(&mm->gate);
 }
 
@@ -450,7 +464,7 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 	pthread_mutex_lock(&r->lock);
 	armed = r->armed || r->failed;
 	for (mm = r->mms; mm; mm = next) {
-		if (lp_space_has_deferred(mm->space) && mm->retry_at <= now) {
+		if (is_pending(mm) && mm->retry_at <= now) {
 			/* Only this thread frees mms, so the list survives the unlocking. */
 			pthread_mutex_unlock(&r->lock);
 			retry_deferred(rd, mm);
@@ -464,8 +478,10 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 		}
 		next = mm->next;
 		mm->check = false;
-		if (lp_space_has_deferred(mm->space) && mm->retry_at < due)
+		if (is_pending(mm) && mm->retry_at < due)
 			due = mm->retry_at;
+		if (!mm->polled && !lp_space_young(mm->space) && mm_poll(mm))
+			lose_tree(r, mm, "cannot poll its userfaultfd");
 		if (lp_space_flights(mm->space) || !armed)
 			continue;
 		/* A failed restore fills nothing: its spaces end with their tasks. */
@@ -473,8 +489,12 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 			pr_info("%d.%u: %s", mm->pid, mm->id,
 				lp_space_dead(mm->space) ? "ended" : "complete, leaving it");
 			mm_free(mm);
+			r->again = true;
 		}
 	}
+	if (r->again)
+		due = now;
+	r->again = false;
 	if (armed && !r->mms && !r->orphans && !r->done) {
 		r->done = true;
 		kick_main(r);

@@ -113,7 +113,7 @@ static int threads_start(struct lp_restore *r, struct threads *t, struct lp_err 
 
 static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct lp_err *err)
 {
-	struct lp_engine_conf ec = { .page = LP_PAGE_SIZE, .seed = lp_now() };
+	struct lp_engine_conf ec = { .page = LP_PAGE_SIZE, .seed = lp_now(), .there = mm_there };
 	struct epoll_event ev = { .events = EPOLLIN };
 	pthread_condattr_t ca;
 	struct rlimit rl;

@@ -20,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size < 2)
 		return 0;
-	conf.flags = data[0] & 1 ? MD_NO_RACES : 0;
+	conf.flags = data[0] & 1 ? MD_NO_RACES : MD_DEFAULT;
 	conf.threads = 1 + (data[0] >> 1) % 4;
 	conf.tasks = 1 + (data[0] >> 4) % 2;
 	choice.p = data + 1;

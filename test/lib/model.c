@@ -66,11 +66,16 @@ static bool check_task(struct md *m, struct md_task *t)
 		uint32_t obj = 0;
 		bool has;
 
+		if (lp_space_doubtful(t->space))
+			continue;
+		if (p->state != REG && !t->child && lp_space_registered(t->space, addr_of(i), addr_of(i + 1)))
+			return md_differ(m, md_task_no(m, t), "task %u page %u: not there, the engine takes it for registered",
+					  md_task_no(m, t), i);
 		if (p->state == REG && p->present)
 			continue;
 		has = lp_space_peek(t->space, addr_of(i), &img, &obj);
 		if (p->state != REG) {
-			if (has && !(m->conf.flags & MD_DONTFORK))
+			if (has && !t->child) /* a child's ENOENT drops it */
 				return md_differ(m, md_task_no(m, t), "task %u page %u is not there, the engine would fill it with image page %u",
 					      md_task_no(m, t), i, (unsigned)(img / MD_PAGE));
 		} else if (has != (p->want != 0)) {
@@ -177,7 +182,9 @@ static bool host_fault(struct md *m, struct md_task *t, unsigned page)
 	}
 	if (v == LP_WAIT)
 		return true;
-	if (t->changing)
+	if (v == LP_LATER && !lp_space_doubtful(t->space))
+		return md_differ(m, md_task_no(m, t), "later, but not in doubt");
+	if (t->changing || v == LP_LATER)
 		return !lp_space_defer(t->space, a) || md_differ(m, md_task_no(m, t), "defer says no memory");
 	if (p->state == REG && !p->present) {
 		if (p->want)
@@ -200,10 +207,32 @@ static bool touch(struct md *m, struct md_task *t, struct md_thread *th, unsigne
 	return host_fault(m, t, page);
 }
 
+/* The host sees a settled moment, if it is one. */
+static bool observe(struct md *m, struct md_task *t)
+{
+	uint64_t addr;
+	unsigned i;
+	int rc;
+
+	if (t->changing || !t->alive || !lp_space_unsettled(t->space))
+		return true;
+	rc = lp_space_settled(t->space);
+	if (rc || lp_space_unsettled(t->space))
+		return md_differ(m, md_task_no(m, t), "settled says %s", strerror(-rc));
+	while (lp_space_next_wake(t->space, &addr))
+		wake_page(m, t, (addr - MD_BASE) / MD_PAGE);
+	md_note(m, "  settled", md_task_no(m, t), 0, 0, 0, 0);
+	for (i = 0; i < m->conf.pages; i++)
+		t->pg[i].ghost = t->pg[i].vacated = t->pg[i].hollow = false;
+	return true;
+}
+
 static bool retry_deferred(struct md *m, struct md_task *t)
 {
 	uint64_t a;
 
+	if (!observe(m, t))
+		return false;
 	if (!t->alive || !lp_space_next_deferred(t->space, &a))
 		return true;
 	return host_fault(m, t, (a - MD_BASE) / MD_PAGE);
@@ -234,7 +263,7 @@ static bool claim(struct md *m)
 
 /* ---- Messages ------------------------------------------------------------ */
 
-static bool deliver(struct md *m, struct md_task *t, struct md_thread *th)
+static bool apply(struct md *m, struct md_task *t, struct md_thread *th)
 {
 	const struct md_event *e = &th->q[th->i];
 	uint64_t a = addr_of(e->a), end = addr_of(e->a + e->len), addr;
@@ -248,6 +277,8 @@ static bool deliver(struct md *m, struct md_task *t, struct md_thread *th)
 		c = &m->task[e->to];
 		rc = lp_space_fork(t->space, c, &c->space);
 		c->alive = !rc;
+		if (!rc && (!lp_space_young(c->space) || lp_space_unsettled(c->space)))
+			return md_differ(m, e->to, "a new child is not young");
 		break;
 	case EV_REMAP:
 		rc = lp_space_remap(t->space, a, addr_of(e->to), end - a);
@@ -289,7 +320,53 @@ static void run_on(struct md *m, struct md_task *t, struct md_thread *th)
 		md_forget_reused(m, t);
 }
 
+/*
+ * The host reads a message, then mostly waits for a settled moment: what it has
+ * read is done, the UNMAP of a REMAP is read at once; other threads' unread
+ * messages spoil it.
+ */
+static bool deliver(struct md *m, struct md_task *t, struct md_thread *th)
+{
+	enum md_kind kind;
+
+	if (lp_space_young(t->space)) /* not read until its parent is settled */
+		return true;
+	for (;;) {
+		kind = th->q[th->i].kind;
+		if (!apply(m, t, th))
+			return false;
+		if (kind == EV_REMOVE || !md_pick(m, 10))
+			return true;
+		run_on(m, t, th);
+		if (th->state != BLOCKED)
+			break;
+	}
+	if (t->changing && md_pick(m, 2)) { /* others, whose messages were read, run too */
+		unsigned i;
+
+		for (i = 0; i < m->conf.threads; i++)
+			if (t->th[i].state == BLOCKED && t->th[i].read)
+				run_on(m, t, &t->th[i]);
+	}
+	return observe(m, t);
+}
+
 /* ---- Worlds -------------------------------------------------------------- */
+
+static int is_there(void *host, uint64_t start, uint64_t len)
+{
+	const struct md_task *t = host;
+	uint64_t i = (start - MD_BASE) / MD_PAGE, n = len / MD_PAGE;
+
+	if (t->changing)
+		return -EAGAIN;
+	if (start < MD_BASE || i + n > t->pages)
+		return 0;
+	for (; n; n--, i++)
+		if (t->pg[i].state != REG)
+			return 0;
+	return 1;
+}
 
 static bool populate(struct md *m, struct md_task *t)
 {
@@ -297,12 +374,13 @@ static bool populate(struct md *m, struct md_task *t)
 	unsigned i = 0, len, k;
 	int rc = 0;
 
-	*t = (struct md_task){ .used = true, .alive = true, .pg = t->pg };
+	*t = (struct md_task){ .used = true, .alive = true, .pg = t->pg, .pages = m->conf.pages };
 	memset(t->pg, 0, m->conf.pages * sizeof(*t->pg));
 	if (lp_space_new(m->engine, t, &t->space))
 		return md_differ(m, -1, "no memory for a space");
 	while (i < m->conf.pages) {
 		bool wiped = !md_pick(m, 12), dontfork = !md_pick(m, 12) && m->conf.flags & MD_DONTFORK;
+		bool told = dontfork && md_pick(m, 2);
 		unsigned kind = md_pick(m, 8), start = i;
 
 		len = 1 + md_pick(m, 40);
@@ -315,12 +393,17 @@ static bool populate(struct md *m, struct md_task *t)
 		if (kind < 3)
 			continue;
 		rc |= lp_space_add_extent(t->space, addr_of(start), addr_of(i));
-		if (wiped)
+		if (dontfork && told)
+			rc |= lp_space_add_dontfork(t->space, addr_of(start), addr_of(i));
+		else if (wiped)
 			rc |= lp_space_add_wiped(t->space, addr_of(start), addr_of(i));
 		for (k = start; k < i; k++) {
 			t->pg[k].wiped = wiped;
 			t->pg[k].dontfork = dontfork;
+			t->pg[k].told = dontfork && told;
 		}
+		if (dontfork) /* another object of the images, as it were */
+			img += md_pick(m, 2) + 1;
 		for (k = start; k < i;) { /* holes in the images, jumps in their order */
 			unsigned n = 1 + md_pick(m, 12), j;
 
@@ -361,6 +444,7 @@ static bool fresh_world(struct md *m)
 	clear_world(m);
 	if (lp_engine_nodes(m->engine))
 		return md_differ(m, -1, "%zu nodes leaked", lp_engine_nodes(m->engine));
+	m->nlast = 0;
 	m->epoch_end = m->step + (m->conf.epoch ? m->conf.epoch : 1500);
 	for (i = 0; i < m->conf.tasks; i++)
 		if (!populate(m, &m->task[i]))
@@ -372,24 +456,27 @@ bool md_settle(struct md *m)
 {
 	unsigned round, i, k;
 
-	for (i = 0; i < MD_MAX_TASKS; i++) {
-		struct md_task *t = &m->task[i];
+	for (round = 0; round < MD_MAX_TASKS; round++) { /* young children after their parents */
+		for (i = 0; i < MD_MAX_TASKS; i++) {
+			struct md_task *t = &m->task[i];
 
-		while (t->alive && t->unread)
-			for (k = 0; k < m->conf.threads; k++) {
-				struct md_thread *th = &t->th[k];
+			while (t->alive && t->unread && !lp_space_young(t->space))
+				for (k = 0; k < m->conf.threads; k++) {
+					struct md_thread *th = &t->th[k];
 
-				if (th->state != BLOCKED)
-					continue;
-				if (!th->read && !deliver(m, t, th))
-					return false;
-				run_on(m, t, th);
-			}
-		for (k = 0; k < m->conf.threads; k++)
-			if (t->alive && t->th[k].state == BLOCKED)
-				run_on(m, t, &t->th[k]);
-		if (!check_task(m, t))
-			return false;
+					if (th->state != BLOCKED)
+						continue;
+					if (!th->read && !deliver(m, t, th))
+						return false;
+					if (th->state == BLOCKED && th->read)
+						run_on(m, t, th);
+				}
+			for (k = 0; k < m->conf.threads; k++)
+				if (t->alive && t->th[k].state == BLOCKED && t->th[k].read)
+					run_on(m, t, &t->th[k]);
+			if (!observe(m, t) || !check_task(m, t))
+				return false;
+		}
 	}
 	for (round = 0; round < 4 * m->conf.pages * MD_MAX_TASKS; round++) {
 		bool more = false;
@@ -486,7 +573,7 @@ bool md_step(struct md *m)
 
 struct md *md_new(const struct md_conf *conf, const struct md_choice *choice)
 {
-	const struct lp_engine_conf ec = { .page = MD_PAGE, .seed = choice->rng };
+	const struct lp_engine_conf ec = { .page = MD_PAGE, .seed = choice->rng, .there = is_there };
 	struct md *m = calloc(1, sizeof(*m));
 	unsigned i;
 
@@ -527,20 +614,50 @@ const char *md_error(const struct md *m)
 	return m->error;
 }
 
+/* Does @e say something about the tasks and pages that count? Those that it leads to count from then on. */
+static bool concerns(const struct md_note *e, uint32_t *tasks, unsigned *page, unsigned *npages)
+{
+	bool birth = strstr(e->what, "fork") || strstr(e->what, "FORK");
+	bool moves = !strncmp(e->what, "mremap", 6) || strstr(e->what, "REMAP");
+	bool hit = !*npages || !e->b;
+	unsigned k, n = *npages;
+
+	if (birth && *tasks >> e->c & 1)
+		*tasks |= 1U << e->task; /* the parent's deeds count too */
+	else if (birth || !(*tasks >> e->task & 1))
+		return false;
+	for (k = 0; k < n; k++) {
+		if (page[k] - e->a < e->b)
+			hit = true;
+		if (!moves || page[k] - e->c >= e->b)
+			continue;
+		hit = true;
+		if (*npages < MD_PAGES_SHOWN) /* where it came from */
+			page[(*npages)++] = e->a + page[k] - e->c;
+	}
+	return hit;
+}
+
 void md_print_last(const struct md *m, FILE *out)
 {
-	unsigned i, show[MD_LAST], n = 0, oldest = m->nlast < MD_KEPT ? 0 : m->nlast - MD_KEPT;
-	int bad = m->bad;
+	unsigned i, show[MD_LAST], n = 0, page[MD_PAGES_SHOWN], npages = 0;
+	unsigned oldest = m->nlast < MD_KEPT ? 0 : m->nlast - MD_KEPT;
+	uint32_t tasks = m->bad >= 0 ? 1U << m->bad : UINT32_MAX;
+	const char *at = strstr(m->error, " page ");
 
+	if (at && sscanf(at, " page %u", &page[0]) == 1)
+		npages = 1;
+	for (i = m->nlast; i > oldest; i--)
+		concerns(&m->last[(i - 1) % MD_KEPT], &tasks, page, &npages);
 	for (i = m->nlast; i > oldest && n < MD_LAST; i--) {
 		const struct md_note *e = &m->last[(i - 1) % MD_KEPT];
-		bool birth = !strcmp(e->what, "fork") && (int)e->c == bad && (int)e->task != bad;
+		bool settled = !strcmp(e->what, "  settled");
 
-		if (bad >= 0 && (int)e->task != bad && !birth)
+		if (!concerns(e, &tasks, page, &npages))
 			continue;
+		if (settled && n && !strcmp(m->last[show[n - 1]].what, e->what))
+			n--; /* the first of several is enough */
 		show[n++] = (i - 1) % MD_KEPT;
-		if (birth) /* the parent's deeds count from here on */
-			bad = e->task;
 	}
 	while (n--) {
 		const struct md_note *e = &m->last[show[n]];

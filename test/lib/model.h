@@ -27,14 +27,20 @@
 #define MD_MAX_THREADS 8
 #define MD_MAX_FLIGHTS 12
 
-/* Races that a run may contain, see `model_run --help`. */
+/* Races that a run may contain, see `model_run --help`. Those that the engine gets right: */
 #define MD_FORK_RACES 0x01  /* FORK and other threads' events in any order */
 #define MD_PLAIN_RACES 0x02 /* a late UNMAP over memory that no event ever named */
+#define MD_MOVED_RACES 0x40 /* moving on from where another thread has moved away, its UNMAP unread */
+#define MD_DONTFORK 0x10    /* children miss some of the parent's mappings without a message */
+#define MD_DEFAULT (MD_FORK_RACES | MD_PLAIN_RACES | MD_MOVED_RACES | MD_DONTFORK)
+/* And those in which the same messages may mean different things: */
 #define MD_DEEP_RACES 0x04  /* a range reused before its UNMAP was read is moved on at once */
 #define MD_OLD_SHRINK 0x08  /* kernels before 6.16: REMAP tells the old length of a shrinking move */
-#define MD_DONTFORK 0x10    /* children miss some of the parent's mappings without a message */
+#define MD_GROW_RACES 0x80  /* a neighbour grows over what was unmapped, before the next settled moment */
+#define MD_FORK_DEEP 0x100  /* a fork overtaken by REMOVE or MREMAP_DONTUNMAP; young children change */
+#define MD_GHOST_RACES 0x200 /* what was moved over a DONTFORK place moves on before a settled moment */
+#define MD_HOLLOW_RACES 0x400 /* what MREMAP_DONTUNMAP left is moved too, another thread moves there */
 #define MD_NO_RACES 0x20    /* one message at a time */
-#define MD_MOVED_RACES 0x40 /* as DEEP, where of the older move all but the last UNMAP was read */
 
 struct md_conf {
 	unsigned pages, tasks, threads;

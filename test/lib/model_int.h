@@ -9,7 +9,8 @@
 #include "test/lib/model.h"
 
 #define MD_PRIV UINT32_MAX /* written by the task */
-#define MD_LAST 20	 /* operations printed */
+#define MD_LAST 60	 /* operations printed: those at the page of the difference */
+#define MD_PAGES_SHOWN 8
 #define MD_KEPT 8192 /* and kept, of all tasks */
 
 enum md_page_state { FREE, PLAIN, REG }; /* plain: mapped, not registered */
@@ -17,8 +18,14 @@ enum md_page_state { FREE, PLAIN, REG }; /* plain: mapped, not registered */
 struct md_page {
 	uint32_t want; /* 0: zeros; MD_PRIV; else the page of the images */
 	uint8_t state, owner;
-	bool present, wiped, dontfork;
+	bool present, wiped, dontfork, told; /* told: the engine knows of dontfork */
 	bool reused;  /* an older message about this page may be unread */
+	bool hollow;  /* MREMAP_DONTUNMAP was here, no settled moment seen since */
+	bool left;    /* free, since it moved away */
+	bool vacated; /* free since, and no settled moment seen */
+	bool phantom; /* of the address: the engine may believe that something is there */
+	bool raced;   /* moved here over unread messages */
+	bool ghost;   /* moved to a phantom, no settled moment seen since */
 	bool unnamed; /* part of a mapping (or a munmap) that no message has named before */
 };
 
@@ -37,10 +44,14 @@ struct md_thread {
 	bool read;     /* message i was read, the thread has not run since */
 	unsigned page; /* that it faults on, or touched last */
 	struct md_event q[4];
+	bool dontunmap, grown, dontfork; /* its operation: MREMAP_DONTUNMAP; of what no message has named */
 };
 
 struct md_task {
 	bool used, alive; /* alive: has a space, may run */
+	bool child;
+	unsigned pages;
+	unsigned parent;
 	struct lp_space *space;
 	unsigned changing; /* messages not yet done: fills say EAGAIN */
 	unsigned unread;
@@ -63,7 +74,8 @@ struct md {
 	unsigned nflights;
 	uint64_t step, epoch_end, now, events, fills, faults;
 	struct md_note last[MD_KEPT];
-	unsigned nlast, bad; /* bad: the task of the difference */
+	unsigned nlast;
+	int bad; /* bad: the task of the difference */
 	unsigned vacated; /* a page that was left while messages were unread, or 0 */
 	char error[256];
 };

@@ -9,7 +9,7 @@ void md_forget_reused(struct md *m, struct md_task *t)
 	unsigned i;
 
 	for (i = 0; i < m->conf.pages; i++)
-		t->pg[i].reused = false;
+		t->pg[i].reused = t->pg[i].raced = false;
 }
 
 static void md_post(struct md *m, struct md_task *t, struct md_thread *th, enum md_kind kind, unsigned a, unsigned len, unsigned to)
@@ -55,6 +55,8 @@ static unsigned own_range(struct md *m, struct md_task *t, unsigned tid, bool re
 
 		if (p->owner != tid || (reg_only && p->state != REG))
 			break;
+		if (reg_only && n && p->dontfork != t->pg[a].dontfork) /* another VMA */
+			break;
 		if (p->state == FREE && (p->reused || !n))
 			break;
 		for (i = 0; i < m->conf.threads; i++)
@@ -64,6 +66,8 @@ static unsigned own_range(struct md *m, struct md_task *t, unsigned tid, bool re
 			break;
 		/* Moving on what was put over unread messages: cannot be told from the older move. */
 		if (p->reused && !(m->conf.flags & MD_DEEP_RACES))
+			break;
+		if (p->ghost && !(m->conf.flags & MD_GHOST_RACES))
 			break;
 	}
 	*start = a;
@@ -87,25 +91,34 @@ static unsigned free_range(struct md *m, struct md_task *t, unsigned len, unsign
 	return 0;
 }
 
-static void vacate(struct md *m, struct md_task *t, unsigned a, unsigned len)
+static void vacate(struct md *m, struct md_task *t, unsigned a, unsigned len, bool moved)
 {
 	m->vacated = a;
 	for (; len; a++, len--) {
 		struct md_page *p = &t->pg[a];
 
 		*p = (struct md_page){ .owner = p->owner, .reused = t->changing != 0,
-				    .unnamed = p->state != REG || p->unnamed };
+				    .unnamed = p->state != REG || p->unnamed, .phantom = p->phantom, .vacated = true, .left = moved,
+				    .hollow = p->hollow };
 	}
+}
+
+/* Silently something new may lie there: no message has left it that the host may not have put in its place. */
+static bool may_grow(const struct md *m, const struct md_task *t, unsigned page)
+{
+	return m->conf.flags & MD_GROW_RACES ||
+	       !(t->pg[page].phantom || lp_space_young(t->space) || t->pg[page].reused || t->pg[page].vacated || lp_space_doubtful(t->space));
 }
 
 static bool usable_dest(const struct md *m, const struct md_task *t, unsigned a, unsigned len)
 {
 	unsigned i;
 
-	if (m->conf.flags & MD_PLAIN_RACES)
-		return true;
 	for (i = a; i < a + len; i++)
-		if (t->pg[i].state != REG && t->pg[i].reused && t->pg[i].unnamed)
+		if (t->pg[i].state != REG && t->pg[i].reused && t->pg[i].hollow && !(m->conf.flags & MD_HOLLOW_RACES))
+			return false;
+		else if (t->pg[i].state != REG && t->pg[i].reused && t->pg[i].unnamed &&
+		    !(m->conf.flags & (t->pg[i].left ? MD_GROW_RACES : MD_PLAIN_RACES)))
 			return false;
 	return true;
 }
@@ -123,13 +136,66 @@ static bool only_unmap_left(const struct md *m, const struct md_task *t, unsigne
 			continue;
 		from = th->i + th->read;
 		for (k = 0; k < from; k++)
-			if (th->q[k].kind == EV_REMAP)
+			if (th->q[k].kind == EV_REMAP && page - th->q[k].a < th->q[k].len)
 				remap_read = true;
 		for (k = from; k < th->n; k++)
 			if (page - th->q[k].a < th->q[k].len && !remap_read)
 				return false;
 	}
 	return true;
+}
+
+static bool fork_is_unread(const struct md *m, const struct md_task *t)
+{
+	unsigned i;
+
+	for (i = 0; i < m->conf.threads; i++)
+		if (t->th[i].state == BLOCKED && t->th[i].q[0].kind == EV_FORK && !t->th[i].read)
+			return true;
+	return false;
+}
+
+/* A child whose FORK is unread has something there. */
+static bool child_has(const struct md *m, const struct md_task *t, unsigned a, unsigned len)
+{
+	unsigned i;
+
+	for (i = 0; i < m->conf.threads; i++) {
+		const struct md_thread *th = &t->th[i];
+
+		if (th->state == BLOCKED && th->q[0].kind == EV_FORK && !th->read &&
+		    !range_is(&m->task[th->q[0].to], a, len, FREE))
+			return true;
+	}
+	return false;
+}
+
+/* Something came to [a, a + len) since a fork that is unread. */
+static bool fork_arrived(const struct md *m, const struct md_task *t, unsigned a, unsigned len)
+{
+	unsigned i, k;
+
+	for (i = 0; i < m->conf.threads; i++) {
+		const struct md_thread *th = &t->th[i];
+
+		if (th->state != BLOCKED || th->q[0].kind != EV_FORK || th->read)
+			continue;
+		for (k = a; k < a + len; k++)
+			if (t->pg[k].state == REG && m->task[th->q[0].to].pg[k].state != REG)
+				return true;
+	}
+	return false;
+}
+
+static bool has_young(const struct md *m, const struct md_task *t)
+{
+	unsigned i;
+
+	for (i = 0; i < MD_MAX_TASKS; i++)
+		if (m->task[i].used && m->task[i].child && m->task[i].parent == md_task_no(m, t) &&
+		    (!m->task[i].alive || lp_space_young(m->task[i].space)))
+			return true;
+	return false;
 }
 
 static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
@@ -164,6 +230,30 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 	}
 	if (!usable_dest(m, t, to, keep + grow))
 		return;
+	for (i = keep; i < keep + grow; i++)
+		if (!may_grow(m, t, to + i))
+			return;
+	if (t->pg[from].dontfork && !t->pg[from].told && has_young(m, t) && !(m->conf.flags & MD_FORK_DEEP))
+		return;
+	if (fork_arrived(m, t, fixed ? to : from, fixed ? keep : 0) && !(m->conf.flags & MD_FORK_DEEP))
+		return;
+	if (keep < len && fork_arrived(m, t, from, len) && !(m->conf.flags & MD_FORK_DEEP))
+		return;
+	if (child_has(m, t, to, keep + grow) && !(m->conf.flags & MD_FORK_DEEP))
+		return;
+	if (dontunmap && t->pg[from].dontfork && !t->pg[from].told && !(m->conf.flags & MD_GHOST_RACES))
+		return;
+	if (fork_is_unread(m, t) && !(m->conf.flags & MD_FORK_DEEP))
+		for (i = to; i < to + keep; i++)
+			if (t->pg[i].reused)
+				return;
+	if (dontunmap && fork_is_unread(m, t) && !(m->conf.flags & MD_FORK_DEEP))
+		return;
+	th->dontunmap = dontunmap;
+	th->grown = false;
+	th->dontfork = t->pg[from].dontfork && !t->pg[from].told;
+	for (i = 0; i < keep; i++)
+		th->grown = th->grown || t->pg[from + i].unnamed;
 	md_note(m, dontunmap ? "mremap DONTUNMAP" : fixed ? "mremap FIXED" : "mremap", md_task_no(m, t), tid, from, keep, to);
 	dest_reg = fixed && any_reg(t, to, keep);
 	if (dest_reg)
@@ -176,22 +266,28 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 	memcpy(tmp, &t->pg[from], keep * sizeof(tmp[0]));
 	for (i = 0; i < keep + grow; i++) {
 		struct md_page *p = &t->pg[to + i];
-		bool reused = p->reused;
+		bool was_reused, reused = p->reused, phantom = p->phantom;
 
+		was_reused = reused;
 		if (reused && (m->conf.flags & MD_MOVED_RACES) && only_unmap_left(m, t, to + i))
 			reused = false;
 		*p = i < keep ? tmp[i] : (struct md_page){ .state = REG, .wiped = tmp[keep - 1].wiped };
 		p->unnamed = i >= keep;
+		p->hollow = false;
 		p->owner = tid;
 		p->reused = reused || dest_reg;
+		p->raced = was_reused;
+		p->phantom = phantom;
+		p->ghost = phantom;
 	}
 	if (dontunmap) {
 		for (i = 0; i < keep; i++) {
 			t->pg[from + i].present = false;
 			t->pg[from + i].want = 0;
+			t->pg[from + i].hollow = true;
 		}
 	} else {
-		vacate(m, t, from, len);
+		vacate(m, t, from, len, true);
 	}
 }
 
@@ -200,12 +296,12 @@ static void op_unmap(struct md *m, struct md_task *t, struct md_thread *th)
 	unsigned a, i, len = own_range(m, t, th - t->th, !(m->conf.flags & MD_PLAIN_RACES), &a);
 	bool map = !md_pick(m, 4);
 
-	if (!len)
+	if (!len || (fork_arrived(m, t, a, len) && !(m->conf.flags & MD_FORK_DEEP)))
 		return;
 	md_note(m, map ? "mmap FIXED" : "munmap", md_task_no(m, t), th - t->th, a, len, 0);
 	if (any_reg(t, a, len))
 		md_post(m, t, th, EV_UNMAP, a, len, 0);
-	vacate(m, t, a, len);
+	vacate(m, t, a, len, false);
 	for (i = a; map && i < a + len; i++)
 		t->pg[i].state = PLAIN;
 }
@@ -214,7 +310,7 @@ static void op_dontneed(struct md *m, struct md_task *t, struct md_thread *th)
 {
 	unsigned a, len = own_range(m, t, th - t->th, true, &a);
 
-	if (!len)
+	if (!len || (fork_is_unread(m, t) && !(m->conf.flags & MD_FORK_DEEP)))
 		return;
 	md_note(m, "dontneed", md_task_no(m, t), th - t->th, a, len, 0);
 	md_post(m, t, th, EV_REMOVE, a, len, 0);
@@ -242,17 +338,19 @@ static void op_silent(struct md *m, struct md_task *t, struct md_thread *th)
 	case 2: /* a plain mapping */
 		if (free_range(m, t, want, &a))
 			for (i = a; i < a + want; i++)
-				t->pg[i] = (struct md_page){ .state = PLAIN, .owner = tid, .reused = t->pg[i].reused };
+				t->pg[i] = (struct md_page){ .state = PLAIN, .owner = tid, .reused = t->pg[i].reused,
+							  .phantom = t->pg[i].phantom };
 		break;
 	default: /* grow in place */
 		if (t->pg[a + len - 1].state != REG)
 			break;
 		md_note(m, "grow", md_task_no(m, t), tid, a + len, want, 0);
 		for (i = a + len; i < m->conf.pages && i < a + len + want && t->pg[i].state == FREE; i++) {
-			if (t->pg[i].reused && !(m->conf.flags & MD_PLAIN_RACES))
+			if (!may_grow(m, t, i))
 				break;
 			t->pg[i] = (struct md_page){ .state = REG, .owner = tid, .wiped = t->pg[i - 1].wiped,
-						  .reused = t->pg[i].reused, .unnamed = true };
+						  .reused = t->pg[i].reused, .unnamed = true,
+						  .phantom = t->pg[i].phantom, .ghost = t->pg[i].phantom };
 		}
 	}
 }
@@ -260,7 +358,7 @@ static void op_silent(struct md *m, struct md_task *t, struct md_thread *th)
 static void op_fork(struct md *m, struct md_task *t, struct md_thread *th)
 {
 	struct md_task *c = NULL;
-	unsigned i;
+	unsigned i, k;
 
 	for (i = 0; i < MD_MAX_TASKS && !c; i++)
 		if (!m->task[i].used)
@@ -269,17 +367,29 @@ static void op_fork(struct md *m, struct md_task *t, struct md_thread *th)
 		return;
 	if (md_task_no(m, c) >= m->conf.tasks + 3 && md_pick(m, 8))
 		return;
-	for (i = 0; i < m->conf.threads; i++) /* a child in the middle of a DONTNEED may see either */
-		if (t->th[i].state == BLOCKED && t->th[i].q[t->th[i].i].kind == EV_REMOVE)
+	for (i = 0; i < m->conf.pages && t->changing && !(m->conf.flags & MD_FORK_DEEP); i++)
+		if (t->pg[i].raced)
 			return;
-	*c = (struct md_task){ .used = true, .pg = c->pg };
+	for (i = 0; i < m->conf.threads; i++) { /* a child in the middle of a DONTNEED may see either */
+		const struct md_thread *o = &t->th[i];
+
+		if (o->state == BLOCKED && o->q[o->i].kind == EV_REMOVE)
+			return;
+		for (k = o->i + o->read; o->state == BLOCKED && k < o->n; k++)
+			if (o->q[k].kind == EV_REMAP && ((o->dontunmap && !(m->conf.flags & MD_FORK_DEEP)) ||
+							 (o->dontfork && !(m->conf.flags & MD_FORK_DEEP)) ||
+							 (o->grown && !(m->conf.flags & MD_GROW_RACES))))
+				return;
+	}
+	*c = (struct md_task){ .used = true, .pg = c->pg, .pages = m->conf.pages, .child = true, .parent = md_task_no(m, t) };
 	memcpy(c->pg, t->pg, m->conf.pages * sizeof(*c->pg));
 	md_forget_reused(m, c);
 	for (i = 0; i < m->conf.pages; i++) {
 		struct md_page *p = &c->pg[i];
 
+		p->ghost = p->ghost || p->phantom;
 		if (p->dontfork && p->state != FREE) {
-			*p = (struct md_page){ .owner = p->owner };
+			*p = (struct md_page){ .owner = p->owner, .phantom = !p->told };
 		} else if (p->wiped) {
 			p->present = false;
 			p->want = 0;
@@ -309,16 +419,6 @@ static bool op_exit(struct md *m, struct md_task *t)
 	return true;
 }
 
-static bool fork_is_unread(const struct md *m, const struct md_task *t)
-{
-	unsigned i;
-
-	for (i = 0; i < m->conf.threads; i++)
-		if (t->th[i].state == BLOCKED && t->th[i].q[0].kind == EV_FORK && !t->th[i].read)
-			return true;
-	return false;
-}
-
 bool md_act(struct md *m, struct md_task *t, struct md_thread *th)
 {
 	unsigned op = md_pick(m, 64);
@@ -329,6 +429,9 @@ bool md_act(struct md *m, struct md_task *t, struct md_thread *th)
 		if (!(m->conf.flags & MD_FORK_RACES) && fork_is_unread(m, t))
 			return true;
 	}
+	/* Its parent's messages may be older than it, and tell of what it has. */
+	if (t->child && lp_space_young(t->space) && m->task[t->parent].changing && !(m->conf.flags & MD_FORK_DEEP))
+		return true;
 	if (op < 24)
 		op_mremap(m, t, th);
 	else if (op < 34)

@@ -7,13 +7,16 @@
  *   wiped S A-B                   MADV_WIPEONFORK
  *   fork S -> C | exit S
  *   remap S FROM TO LEN | remove S A-B | unmap S A-B
- *   fault S A [ahead N] [as F]    -> fill A+L img X | zero | wait
+ *   fault S A [ahead N] [as F]    -> fill A+L img X | zero | wait | later
  *   next [bytes N] [pieces N] [at T] [as F]  -> S fill A+L img X, ... | none | at T
  *   head F -> A+L img X | nothing
  *   advance F N | finish F | answered S A | defer S A | stall S T
  *   wakes S, deferred S           -> addresses in rising order | none
  *   peek S A                      -> img X [obj O] | zero
- *   complete S, registered S A-B  -> yes | no
+ *   complete S, registered S A-B, unsettled S, young S, doubtful S A  -> yes | no
+ *   dontfork S A-B                MADV_DONTFORK
+ *   kernel S A-B ... | none       what is registered there when the engine asks; at first: EAGAIN
+ *   settled S                     -> yes | again
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -30,7 +33,14 @@
 #define WORDS 16
 #define TEXT 512
 
+struct kernel {
+	bool known;
+	uint64_t a[WORDS], b[WORDS];
+	unsigned n;
+};
+
 struct play {
+	struct kernel k[SPACES];
 	struct lp_engine *e;
 	struct lp_space *s[SPACES];
 	struct lp_flight *f[FLIGHTS];
@@ -134,7 +144,7 @@ static int do_fault(struct play *p, struct lp_space *s)
 	if (rc)
 		return rc;
 	if (v != LP_FILL) {
-		say(p, v == LP_ZERO ? "zero" : "wait");
+		say(p, v == LP_ZERO ? "zero" : v == LP_WAIT ? "wait" : "later");
 		return 0;
 	}
 	say(p, "fill ");
@@ -175,7 +185,7 @@ static int do_space(struct play *p, struct lp_space **s)
 	if (!range(p->word[2], &a, &b))
 		return -EINVAL;
 	if (!*s)
-		rc = lp_space_new(p->e, NULL, s);
+		rc = lp_space_new(p->e, &p->k[s - p->s], s);
 	if (!rc)
 		rc = lp_space_add_extent(*s, a, b);
 	if (!rc && img)
@@ -195,6 +205,8 @@ static int do_range(struct play *p, struct lp_space *s, const char *cmd)
 		return lp_space_unmap(s, a, b);
 	if (!strcmp(cmd, "wiped"))
 		return lp_space_add_wiped(s, a, b);
+	if (!strcmp(cmd, "dontfork"))
+		return lp_space_add_dontfork(s, a, b);
 	if (strcmp(cmd, "registered"))
 		return -EINVAL;
 	say(p, lp_space_registered(s, a, b) ? "yes" : "no");
@@ -238,6 +250,38 @@ static int do_peek(struct play *p, struct lp_space *s)
 	return 0;
 }
 
+static int there(void *host, uint64_t addr)
+{
+	const struct kernel *k = host;
+	unsigned i;
+
+	if (!k->known)
+		return -EAGAIN;
+	for (i = 0; i < k->n; i++)
+		if (addr >= k->a[i] && addr < k->b[i])
+			return 1;
+	return 0;
+}
+
+static int do_kernel(struct play *p)
+{
+	uint64_t i = num(p->word[1]);
+	struct kernel *k = &p->k[i < SPACES ? i : 0];
+	unsigned w;
+
+	if (i >= SPACES)
+		return -EINVAL;
+	*k = (struct kernel){ .known = true };
+	for (w = 2; w < p->n; w++) {
+		if (!strcmp(p->word[w], "none"))
+			continue;
+		if (!range(p->word[w], &k->a[k->n], &k->b[k->n]))
+			return -EINVAL;
+		k->n++;
+	}
+	return 0;
+}
+
 static int command(struct play *p, const char *want)
 {
 	const char *cmd = p->word[0];
@@ -249,6 +293,8 @@ static int command(struct play *p, const char *want)
 		return -EINVAL;
 	if (!strcmp(cmd, "head") || !strcmp(cmd, "advance") || !strcmp(cmd, "finish"))
 		return do_flight(p, flight(p, p->word[1]), cmd);
+	if (!strcmp(cmd, "kernel"))
+		return do_kernel(p);
 	if (!s || (!*s && strcmp(cmd, "space") != 0))
 		return -EINVAL;
 	if (!strcmp(cmd, "exit")) {
@@ -261,10 +307,20 @@ static int command(struct play *p, const char *want)
 		if (c >= SPACES || p->s[c])
 			return -EINVAL;
 		say(p, "%" PRIu64, c);
-		return lp_space_fork(*s, NULL, &p->s[c]);
+		return lp_space_fork(*s, &p->k[c], &p->s[c]);
 	}
 	if (!strcmp(cmd, "wakes") || !strcmp(cmd, "deferred")) {
 		say_list(p, *s, cmd[0] == 'w' ? lp_space_next_wake : lp_space_next_deferred);
+		return 0;
+	}
+	if (!strcmp(cmd, "settled")) {
+		int rc = lp_space_settled(*s);
+
+		say(p, rc ? "again" : "yes");
+		return rc == -EAGAIN ? 0 : rc;
+	}
+	if (!strcmp(cmd, "unsettled") || !strcmp(cmd, "young")) {
+		say(p, (cmd[0] == 'u' ? lp_space_unsettled(*s) : lp_space_young(*s)) ? "yes" : "no");
 		return 0;
 	}
 	if (!strcmp(cmd, "complete")) {
@@ -277,6 +333,10 @@ static int command(struct play *p, const char *want)
 		return do_space(p, s);
 	if (!strcmp(cmd, "fault"))
 		return do_fault(p, *s);
+	if (!strcmp(cmd, "doubtful")) {
+		say(p, lp_space_doubtful(*s) ? "yes" : "no");
+		return 0;
+	}
 	if (!strcmp(cmd, "peek"))
 		return do_peek(p, *s);
 	if (!strcmp(cmd, "defer"))
@@ -328,7 +388,7 @@ static bool play_line(struct play *p, char *line, const char *file, unsigned no)
 
 static bool play_file(const char *file)
 {
-	const struct lp_engine_conf conf = { .page = MD_PAGE, .seed = 1 };
+	const struct lp_engine_conf conf = { .page = MD_PAGE, .seed = 1, .there = there };
 	struct play p = { .e = lp_engine_new(&conf) };
 	FILE *in = fopen(file, "r");
 	char line[TEXT];

@@ -29,7 +29,8 @@
 #define BASE UINT64_C(0x10000000)
 #define QUEUE 64
 
-enum rule { R_NONE, R_GATE, R_ENOENT, R_WAKES, R_FORK, R_REMOVE, R_EAGAIN, R_DEFER, R_SHORT, R_MATCH, R_EXIT };
+enum rule { R_NONE, R_GATE, R_ENOENT, R_WAKES, R_FORK, R_REMOVE, R_EAGAIN, R_DEFER, R_SHORT, R_MATCH, R_EXIT,
+	    R_SETTLED, R_YOUNG };
 
 static const struct {
 	const char *name, *help;
@@ -43,6 +44,8 @@ static const struct {
 	[R_DEFER] = { "defer", "a fault that was refused is asked again" },
 	[R_SHORT] = { "short", "what a source did not give goes back" },
 	[R_MATCH] = { "match", "an answer fills only what was asked for" },
+	[R_SETTLED] = { "settled", "after layout events a settled moment is looked for" },
+	[R_YOUNG] = { "young", "young children are left alone" },
 	[R_EXIT] = { "exit", "the end of a task is noticed" },
 };
 
@@ -458,6 +461,10 @@ static void answer(struct sim *m, struct task *t, uint64_t addr)
 
 	if (lp_space_fault(t->space, addr, 4 * MD_PAGE, &v, &f)) {
 		fail(m, "fault failed");
+	} else if (v == LP_LATER) {
+		if (lp_space_defer(t->space, addr))
+			fail(m, "defer failed");
+		t->retry_at = m->now + 100;
 	} else if (v == LP_ZERO) {
 		rc = k_changing(t);
 		if (!rc)
@@ -532,11 +539,22 @@ static bool has_message(const struct task *t)
 	return false;
 }
 
+/* All messages are read, and a probe does not say EAGAIN. */
+static void settle(struct sim *m, struct task *t)
+{
+	if (m->without == R_SETTLED || !lp_space_unsettled(t->space) || k_changing(t))
+		return;
+	if (lp_space_settled(t->space))
+		fail(m, "settled failed");
+}
+
 static void read_messages(struct sim *m, struct task *t)
 {
 	unsigned i, first = pick(m, THREADS);
 	uint64_t addr;
 
+	if (lp_space_young(t->space) && m->without != R_YOUNG)
+		return;
 	for (i = 0; i < THREADS; i++) { /* faults come before events */
 		if (t->th[i].state == FAULT && t->th[i].fault_unread) {
 			t->th[i].fault_unread = false;
@@ -551,6 +569,7 @@ static void read_messages(struct sim *m, struct task *t)
 			apply(m, t, &th->q[th->i]);
 		}
 	}
+	settle(m, t);
 	for (i = 0; i < 8 && t->retry_at <= m->now && lp_space_next_deferred(t->space, &addr); i++)
 		answer(m, t, addr);
 }
@@ -599,7 +618,7 @@ static void reader_step(struct sim *m)
 	t = &m->task[pick(m, TASKS)];
 	if (!t->space)
 		return;
-	if (has_message(t) || (lp_space_has_deferred(t->space) && t->retry_at <= m->now) || t->ended || !pick(m, 50)) {
+	if (has_message(t) || lp_space_unsettled(t->space) || (lp_space_has_deferred(t->space) && t->retry_at <= m->now) || t->ended || !pick(m, 50)) {
 		for (i = 0; i < THREADS && t->ended; i++)
 			t->th[i].state = DONE;
 		t->announced = true;
@@ -670,9 +689,19 @@ static void clean_up(struct sim *m)
 	lp_engine_free(m->engine);
 }
 
+static int k_there(void *host, uint64_t addr)
+{
+	const struct task *t = host;
+	unsigned i = (addr - BASE) / MD_PAGE;
+
+	if (t->ended)
+		return 0;
+	return t->changing ? -EAGAIN : i < PAGES && t->pg[i].reg;
+}
+
 static bool run(uint64_t seed, enum rule without, char *error, size_t len)
 {
-	struct lp_engine_conf conf = { .page = MD_PAGE, .seed = seed };
+	struct lp_engine_conf conf = { .page = MD_PAGE, .seed = seed, .there = k_there };
 	struct sim *m = calloc(1, sizeof(*m));
 	unsigned i;
 	bool ok;

@@ -18,12 +18,21 @@
 struct world {
 	struct lp_engine *e;
 	struct lp_space *s;
+	uint64_t from, to; /* what the kernel has */
+	int busy;
 };
+
+static int there(void *host, uint64_t addr)
+{
+	const struct world *w = host;
+
+	return w->busy ? -EAGAIN : addr >= w->from && addr < w->to;
+}
 
 /* Registered: pages 16..48; of them in the images: 16..40, from IMG on. */
 static int setup(void **state)
 {
-	const struct lp_engine_conf conf = { .page = PG, .seed = 1 };
+	const struct lp_engine_conf conf = { .page = PG, .seed = 1, .there = there };
 	struct world *w = calloc(1, sizeof(*w));
 
 	if (!w)
@@ -146,6 +155,7 @@ static void test_late_unmap(void **state)
 	sees(w->s, 33, 3);
 	assert_int_equal(lp_space_unmap(w->s, 16 * PG, 20 * PG), 0);
 	sees(w->s, 30, 0);
+	assert_int_equal(lp_space_settled(w->s), 0);
 	assert_int_equal(lp_space_unmap(w->s, 30 * PG, 34 * PG), 0); /* now the new one */
 	sees(w->s, 30, -1);
 	assert_false(lp_space_registered(w->s, 30 * PG, 34 * PG));
@@ -164,6 +174,113 @@ static void test_late_remap(void **state)
 	assert_int_equal(lp_space_unmap(w->s, 16 * PG, 20 * PG), 0);
 	sees(w->s, 30, 0);
 	sees(w->s, 103, 17);
+}
+
+/* Unmapped before or after something was moved there? The kernel is asked. */
+static void doubt(struct world *w, bool is_there)
+{
+	struct lp_flight *f;
+	enum lp_verdict v;
+
+	assert_int_equal(lp_space_unmap(w->s, 30 * PG, 34 * PG), 0);
+	assert_int_equal(lp_space_remap(w->s, 16 * PG, 30 * PG, 4 * PG), 0);
+	assert_false(lp_space_doubtful(w->s));
+	assert_int_equal(lp_space_unmap(w->s, 30 * PG, 34 * PG), 0);
+	assert_true(lp_space_doubtful(w->s));
+	assert_int_equal(lp_space_fault(w->s, 33 * PG, PG, &v, &f), 0);
+	assert_int_equal(v, LP_LATER);
+	assert_null(f);
+	assert_int_equal(lp_space_defer(w->s, 33 * PG), 0);
+	assert_int_equal(lp_space_remove(w->s, 34 * PG, 48 * PG), 0);
+	w->busy = 1;
+	assert_int_equal(lp_space_settled(w->s), -EAGAIN);
+	assert_true(lp_space_unsettled(w->s));
+	assert_false(lp_space_complete(w->s));
+	w->busy = 0;
+	w->from = is_there ? 30 * PG : 0;
+	w->to = 34 * PG;
+	if (!is_there)
+		w->to = 0;
+	assert_int_equal(lp_space_settled(w->s), 0);
+	assert_false(lp_space_unsettled(w->s));
+	sees(w->s, 33, is_there ? 3 : -1);
+	assert_int_equal(lp_space_registered(w->s, 30 * PG, 34 * PG), is_there);
+}
+
+static void test_doubt_there(void **state)
+{
+	doubt(*state, true);
+}
+
+static void test_doubt_gone(void **state)
+{
+	doubt(*state, false);
+}
+
+/* A child is young until its parent is settled; then it has what its kernel has. */
+static void young(struct world *w, bool moved)
+{
+	struct lp_space *c, *d;
+	struct lp_flight *f;
+	uint64_t when;
+
+	assert_int_equal(lp_space_fork(w->s, w, &c), 0);
+	assert_int_equal(lp_space_fork(w->s, w, &d), 0);
+	assert_true(lp_space_young(c));
+	assert_false(lp_space_unsettled(c));
+	assert_true(lp_space_unsettled(w->s));
+	assert_false(lp_space_complete(w->s));
+	lp_space_free(d); /* young spaces may go at any time */
+	w->from = (moved ? 100 : 16) * PG;
+	w->to = (moved ? 104 : 48) * PG;
+	assert_int_equal(lp_space_remap(w->s, 16 * PG, 100 * PG, 4 * PG), 0);
+	assert_int_equal(lp_space_unmap(w->s, 16 * PG, 20 * PG), 0);
+	assert_int_equal(lp_space_settled(c), 0); /* not for it to say */
+	assert_true(lp_space_young(c));
+	assert_int_equal(lp_space_settled(w->s), 0);
+	assert_false(lp_space_young(c));
+	sees(c, 100, moved ? 0 : -1);
+	sees(c, 16, moved ? -1 : 0);
+	sees(w->s, 100, 0);
+	lp_space_exit(w->s);
+	assert_int_equal(lp_engine_next(w->e, 0, 0, 0, &f, &when), 0); /* one page at least */
+	assert_ptr_equal(lp_flight_space(f), c);
+	assert_int_equal(lp_flight_head(f)->len, PG);
+	assert_int_equal(lp_flight_finish(f), 0);
+	lp_space_free(c);
+}
+
+static void test_young_moved(void **state)
+{
+	young(*state, true);
+}
+
+static void test_young_not_moved(void **state)
+{
+	young(*state, false);
+}
+
+/* Nobody ever settles: what is remembered is bounded, and nothing is lost. */
+static void test_never_settled(void **state)
+{
+	struct world *w = *state;
+	struct lp_space *c;
+	uint64_t at = 16, to;
+	unsigned i;
+
+	w->busy = 1;
+	for (i = 0; i < 1000; i++) {
+		if (i == 500)
+			assert_int_equal(lp_space_fork(w->s, w, &c), 0);
+		to = at == 16 ? 100 : 16;
+		assert_int_equal(lp_space_remap(w->s, at * PG, to * PG, 4 * PG), 0);
+		assert_int_equal(lp_space_unmap(w->s, at * PG, (at + 4) * PG), 0);
+		at = to;
+	}
+	sees(w->s, at, 0);
+	assert_false(lp_space_young(c));
+	assert_true(lp_engine_nodes(w->e) < 1000);
+	lp_space_free(c);
 }
 
 static void test_remove(void **state)
@@ -192,6 +309,7 @@ static void test_fork(void **state)
 
 	lp_flight_advance(f, PG);
 	assert_int_equal(lp_space_fork(w->s, w, &c), 0);
+	assert_int_equal(lp_space_settled(w->s), 0);
 	assert_int_equal(lp_space_missing(c), 23 * PG);
 	sees(c, 16, -1);
 	sees(c, 17, 1);
@@ -202,7 +320,9 @@ static void test_fork(void **state)
 	lp_flight_advance(f, 3 * PG);
 	sees(c, 18, 2);
 	assert_int_equal(lp_flight_finish(f), 0);
+	assert_int_equal(lp_space_settled(c), 0);
 	assert_int_equal(lp_space_fork(c, w, &gc), 0);
+	assert_int_equal(lp_space_settled(c), 0);
 	sees(gc, 60, 1);
 	/* Tasks of the checkpoint come first, then children, then theirs. */
 	f = next(w, 100 * PG);
@@ -344,7 +464,8 @@ int main(void)
 		T(test_basics),	     T(test_remap),	  T(test_dontunmap), T(test_remap_onto_missing),
 		T(test_late_unmap),  T(test_late_remap),  T(test_remove),    T(test_fork),
 		T(test_wiped),	     T(test_wiped_late_unmap), T(test_exit), T(test_flights_follow),
-		T(test_huge),
+		T(test_huge),	     T(test_doubt_there), T(test_doubt_gone), T(test_young_moved),
+		T(test_young_not_moved), T(test_never_settled),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

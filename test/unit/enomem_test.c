@@ -42,6 +42,7 @@ static void *fail_realloc(void *p, size_t n)
 #include "plugin/engine/fault.c"
 #include "plugin/engine/flight.c"
 #include "plugin/engine/sched.c"
+#include "plugin/engine/settle.c"
 #include "plugin/engine/space.c"
 #undef malloc
 #undef calloc
@@ -57,10 +58,16 @@ struct world {
 	struct lp_flight *f[FLIGHTS];
 };
 
+/* Of the child's kernel: the changes of do_young() came before the fork, but for the last. */
+static int in_kernel(void *host, uint64_t addr)
+{
+	return addr < 1 * PG || (addr >= 31 * PG && addr < 60 * PG) || addr >= 110 * PG;
+}
+
 /* Without failures. Many pieces and waiters, little room in the arrays. */
 static void build(struct world *w)
 {
-	const struct lp_engine_conf conf = { .page = PG, .seed = 5 };
+	const struct lp_engine_conf conf = { .page = PG, .seed = 5, .there = in_kernel };
 	enum lp_verdict v;
 	uint64_t when;
 	unsigned i;
@@ -139,6 +146,31 @@ static int do_layers(struct world *w)
 	if (!rc)
 		rc = lp_space_unmap(w->s, 38 * PG, 56 * PG);
 	return rc;
+}
+
+/* Doubt, and children that are younger than some of the messages before and after their FORK. */
+static int do_young(struct world *w)
+{
+	int rc = lp_space_remap(w->s, 1 * PG, 120 * PG, 30 * PG);
+
+	if (!rc)
+		rc = lp_space_unmap(w->s, 1 * PG, 40 * PG);
+	if (!rc)
+		rc = lp_space_unmap(w->s, 125 * PG, 135 * PG);
+	if (!rc)
+		rc = lp_space_fork(w->s, w, &w->child);
+	if (!rc)
+		rc = lp_space_remap(w->s, 62 * PG, 160 * PG, 20 * PG);
+	if (!rc)
+		rc = lp_space_unmap(w->s, 62 * PG, 82 * PG);
+	if (!rc)
+		rc = lp_space_remap(w->s, 45 * PG, 200 * PG, 3 * PG);
+	return rc ? rc : lp_space_settled(w->s);
+}
+
+static int do_settled(struct world *w)
+{
+	return lp_space_settled(w->s);
 }
 
 static int do_remove(struct world *w)
@@ -252,7 +284,7 @@ static void test_events(void **state)
 	each(do_fork, true);
 }
 
-static void test_generations(void **state)
+static void sequence(int (*calls)(struct world *))
 {
 	struct world w;
 	long n;
@@ -260,15 +292,29 @@ static void test_generations(void **state)
 
 	for (n = 1;; n++) {
 		build(&w);
+		/* The pool keeps what it got: let the calls see an empty one. */
+		w.e->pool.free = NULL;
+		w.e->pool.nfree = 0;
 		fail_at = n;
-		(void)do_layers(&w);
+		(void)calls(&w);
 		failed = !fail_at;
 		fail_at = 0;
+		assert_false(lp_space_broken(w.s));
+		assert_true(!w.child || !lp_space_broken(w.child));
 		lp_map_check(&w.s->missing);
+		lp_map_check(&w.s->held);
+		assert_int_equal(do_settled(&w), 0);
+		assert_false(lp_space_unsettled(w.s));
 		destroy(&w);
 		if (!failed)
 			break;
 	}
+}
+
+static void test_generations(void **state)
+{
+	sequence(do_layers);
+	sequence(do_young);
 }
 
 static void test_claims(void **state)

@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Layout messages are collected until a settled moment and then put in order.
+ *
+ * Threads that change one address space at once send their messages after they
+ * have let go of its lock, so the messages may be read in another order than
+ * the changes were made: munmap(X) in one thread, mremap onto X in another, and
+ * the REMAP is read first. At a settled moment all messages of all changes made
+ * so far have been read; only then does it pay to ask for the order. Until then
+ * the kernel refuses most fills anyhow, and the engine refuses the rest.
+ *
+ * The order is that of reading, except where that cannot have been: nothing can
+ * be moved onto a place that is not free, nor from one where nothing is. Then
+ * later messages that make it possible are drawn before, as few as possible,
+ * and the kernel is asked which places are registered in the end.
+ *
+ * A space owns its log. The children in it belong to the caller, as all spaces.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+
+/* Nobody settles: then what was read is put in order without. */
+#define LOG_MAX 256
+#define SEARCH_MAX 4000
+
+#define COST_OCCUPIED 80 /* moved onto something */
+#define COST_GHOST 5	  /* onto what may not be there at all */
+#define COST_NOTHING 30	  /* moved from nothing that we know of; or from what has grown, which no message tells */
+#define COST_LATER 1	  /* moved to where a later message unmaps: is it older? */
+#define COST_LATE 8	  /* was read late, after what came later */
+#define COST_KERNEL 100	  /* the kernel has something where nothing should be, or nothing */
+#ifndef COST_THERE
+#define COST_THERE 30	  /* in a child; or it has grown there */
+#define COST_ABSENT 20	  /* and this may be MADV_DONTFORK */
+#endif
+
+static bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
+{
+	return a < b + blen && b < a + alen;
+}
+
+/* ---- The log --------------------------------------------------------------- */
+
+int log_reserve(struct lp_space *s)
+{
+	size_t cap = s->cap_log ? s->cap_log * 2 : 16;
+	struct lp_msg *log;
+	int rc;
+
+	if (s->broken)
+		return -ENOTRECOVERABLE;
+
+	if (s->nlog == LOG_MAX) {
+		rc = epoch_end(s, true);
+		if (rc)
+			return rc;
+	}
+	if (s->nlog == s->cap_log) {
+		log = realloc(s->log, cap * sizeof(*log));
+		if (!log)
+			return -ENOMEM;
+		s->log = log;
+		s->cap_log = cap;
+	}
+	return 0;
+}
+
+int log_add(struct lp_space *s, const struct lp_msg *m)
+{
+	int rc = log_reserve(s);
+
+	if (!rc)
+		rc = young_ask_all(s, m);
+	if (rc)
+		return rc;
+	s->log[s->nlog++] = *m;
+	return 0;
+}
+
+/* Was the rest of what @log[i] moved, beyond @u, unmapped by itself? */
+static bool tail_unmapped(const struct lp_msg *log, size_t n, size_t i, const struct lp_msg *u)
+{
+	const struct lp_msg *m = &log[i];
+
+	for (i++; i < n; i++)
+		if (log[i].kind == MSG_UNMAP && !log[i].part && log[i].from == u->from + u->len &&
+		    log[i].len == m->len - u->len)
+			return true;
+	return false;
+}
+
+/*
+ * One mremap() is one change but sends several messages: REMAP and, unless
+ * MREMAP_DONTUNMAP, UNMAP of the old place. Before Linux 6.16 REMAP of a
+ * shrinking move tells the old length, and the rest has an UNMAP of its own.
+ */
+static void pair(struct lp_msg *log, size_t n, bool ghosts)
+{
+	size_t i, j;
+
+	for (i = 0; i < n; i++)
+		log[i].vacates = log[i].part = log[i].grown = false;
+	for (i = 0; i < n; i++)
+		log[i].ghosts = ghosts;
+	for (j = 0; j < n; j++) {
+		struct lp_msg *u = &log[j];
+
+		/* The last move that it can belong to: what was left there before stays (MREMAP_DONTUNMAP). */
+		for (i = j; u->kind == MSG_UNMAP && !u->part && i-- > 0;) {
+			struct lp_msg *m = &log[i];
+
+			if (m->kind != MSG_REMAP || m->vacates || u->from != m->from || u->len > m->len ||
+			    (u->len < m->len && !tail_unmapped(log, n, i, u)))
+				continue;
+			m->len = u->len;
+			m->vacates = u->part = true;
+			break;
+		}
+	}
+}
+
+int apply_msg(struct lp_pool *pool, struct lp_view *v, const struct lp_msg *m)
+{
+	if (m->part)
+		return 0;
+	switch (m->kind) {
+	case MSG_REMAP:
+		return view_remap(pool, v, m->from, m->to, m->len, m->vacates);
+	case MSG_UNMAP:
+		return view_unmap(pool, v, m->from, m->from + m->len);
+	case MSG_REMOVE:
+		return lp_map_cut(pool, &v->missing, m->from, m->from + m->len, NULL);
+	case MSG_FORK:
+		break;
+	}
+	return 0;
+}
+
+unsigned msg_violation(const struct lp_view *v, const struct lp_msg *m)
+{
+	unsigned cost = 0;
+
+	if (m->kind != MSG_REMAP)
+		return 0;
+	if (lp_map_overlaps(&v->extents, m->to, m->to + m->len))
+		cost += m->ghosts ? COST_GHOST : COST_OCCUPIED;
+	if (!m->grown && !lp_map_overlaps(&v->extents, m->from, m->from + m->len))
+		cost += COST_NOTHING;
+	return cost;
+}
+
+/* Pages at which the kernel can tell whether @m was before. At most LP_POINTS, into @at. */
+unsigned msg_points(const struct lp_space *s, const struct lp_msg *m, uint64_t *at)
+{
+	uint64_t page = s->engine->page, pos = m->from, end = m->from + m->len;
+	struct lp_range r;
+	unsigned n = 0;
+	size_t i;
+
+	if (m->kind == MSG_REMAP) {
+		at[n++] = m->from;
+		at[n++] = end - page;
+		at[n++] = m->to;
+		at[n++] = m->to + m->len - page;
+	} else if (m->kind == MSG_UNMAP) {
+		for (; n < LP_POINTS / 2 && lp_map_next(&s->v.extents, pos, &r) && r.start < end; pos = r.end) {
+			at[n++] = r.start > m->from ? r.start : m->from;
+			at[n++] = (r.end < end ? r.end : end) - page;
+		}
+		for (i = 0; i < s->nlog && n < LP_POINTS; i++) {
+			const struct lp_msg *o = &s->log[i];
+
+			if (o->kind == MSG_REMAP && overlap(o->to, o->len, m->from, m->len))
+				at[n++] = o->to > m->from ? o->to : m->from;
+		}
+	}
+	return n;
+}
+
+unsigned facts_against(const struct lp_fact *f, size_t n, const struct lp_view *v, bool child)
+{
+	struct lp_range r;
+	unsigned cost = 0;
+
+	for (; n; n--, f++)
+		if (f->there != lp_map_find(&v->extents, f->addr, &r))
+			cost += !child ? COST_KERNEL : f->there ? COST_THERE : COST_ABSENT;
+	return cost;
+}
+
+int fact_ask(const struct lp_space *s, uint64_t addr, struct lp_fact *facts, size_t *n)
+{
+	size_t i;
+	int rc;
+
+	for (i = 0; i < *n; i++)
+		if (facts[i].addr == addr)
+			return 0;
+	rc = s->engine->there ? s->engine->there(s->host, addr, s->engine->page) : -EAGAIN;
+	if (rc >= 0)
+		facts[(*n)++] = (struct lp_fact){ .addr = addr, .there = rc != 0 };
+	return rc < 0 ? rc : 0;
+}
+
+/* ---- The order ------------------------------------------------------------- */
+
+struct plan {
+	struct lp_space *s;
+	bool force, asked;
+	size_t n; /* of the log */
+	unsigned nodes, best_cost;
+	uint16_t *seq, *best; /* messages in order */
+	size_t nbest;
+	bool *done;
+	struct lp_view best_view;
+	struct lp_fact *facts;
+	size_t nfacts;
+};
+
+/* Does @x make room for @m, or bring what it needs? */
+static bool enables(const struct lp_msg *x, const struct lp_msg *m)
+{
+	if (m->kind != MSG_REMAP && m->kind != MSG_UNMAP)
+		return false;
+	if (x->kind == MSG_UNMAP)
+		return m->kind == MSG_REMAP && overlap(x->from, x->len, m->to, m->len);
+	if (x->kind != MSG_REMAP)
+		return false;
+	if (m->kind == MSG_REMAP && x->vacates && overlap(x->from, x->len, m->to, m->len))
+		return true;
+	return overlap(x->to, x->len, m->from, m->len);
+}
+
+/* All that may have to be drawn before message @i, directly or not. */
+static void find_enablers(const struct plan *p, size_t i, bool *en)
+{
+	const struct lp_msg *log = p->s->log;
+	bool more = true;
+	size_t x, y;
+
+	memset(en, 0, p->n);
+	while (more) {
+		more = false;
+		for (x = i + 1; x < p->n; x++) {
+			if (p->done[x] || en[x] || log[x].part)
+				continue;
+			for (y = i; y < p->n && !en[x]; y++)
+				if ((y == i || en[y]) && y != x && enables(&log[x], &log[y]))
+					en[x] = more = true;
+		}
+	}
+}
+
+/* What @i moves to its place, a message that was read later seems to unmap: or was that older? */
+static unsigned unmapped_later(const struct plan *p, size_t i)
+{
+	const struct lp_msg *log = p->s->log;
+	size_t x;
+
+	for (x = i + 1; log[i].kind == MSG_REMAP && x < p->n; x++)
+		if (log[x].kind == MSG_UNMAP && !log[x].part && !p->done[x] && enables(&log[x], &log[i]))
+			return COST_LATER;
+	return 0;
+}
+
+/* How unlikely is it that @x comes before what was read earlier? */
+static unsigned lateness(const struct plan *p, size_t x)
+{
+	const struct lp_msg *log = p->s->log;
+	unsigned n = COST_LATE;
+	size_t i;
+
+	/* With MREMAP_FIXED the place is unmapped first: one change, two messages. */
+	for (i = x + 1; log[x].kind == MSG_UNMAP && i < p->n; i++)
+		if (log[i].kind == MSG_REMAP && !p->done[i] && log[i].to == log[x].from && log[i].len == log[x].len)
+			n = 0;
+
+	for (i = 0; i < x; i++)
+		n += !p->done[i] && !log[i].part && log[i].kind != MSG_FORK;
+	return n;
+}
+
+static int ask_kernel(struct plan *p)
+{
+	uint64_t at[LP_POINTS];
+	unsigned k, n;
+	size_t i;
+	int rc;
+
+	p->asked = true;
+	p->facts = malloc((p->n * LP_POINTS + 1) * sizeof(*p->facts));
+	if (!p->facts)
+		return -ENOMEM;
+	for (i = 0; i < p->n; i++) {
+		n = msg_points(p->s, &p->s->log[i], at);
+		for (k = 0; k < n; k++) {
+			rc = fact_ask(p->s, at[k], p->facts, &p->nfacts);
+			if (rc && !p->force && p->s->engine->there)
+				return rc;
+		}
+	}
+	return 0;
+}
+
+/* An order is found; @v is what it leads to. */
+static int found(struct plan *p, const struct lp_view *v, size_t nseq, unsigned cost)
+{
+	int rc;
+
+	if (cost) { /* not simply that of reading */
+		rc = p->asked ? 0 : ask_kernel(p);
+		if (rc)
+			return rc;
+		cost += facts_against(p->facts, p->nfacts, v, false);
+	}
+	if (cost >= p->best_cost)
+		return 0;
+	p->best_cost = cost;
+	p->nbest = nseq;
+	memcpy(p->best, p->seq, nseq * sizeof(*p->seq));
+	view_clear(&p->s->engine->pool, &p->best_view);
+	view_clone(&p->best_view, v);
+	return 0;
+}
+
+/* From @v on, which @nseq messages have led to at @cost. Consumes @v. */
+static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost)
+{
+	const struct lp_msg *log = p->s->log;
+	struct lp_pool *pool = &p->s->engine->pool;
+	size_t first = nseq, i = 0, x;
+	bool en[LOG_MAX];
+	unsigned bad;
+	int rc = 0;
+
+	while (!rc) {
+		while (i < p->n && (p->done[i] || log[i].part || log[i].kind == MSG_FORK))
+			i++;
+		if (i == p->n) {
+			rc = found(p, v, nseq, cost);
+			break;
+		}
+		bad = msg_violation(v, &log[i]) + unmapped_later(p, i);
+		if (bad)
+			find_enablers(p, i, en);
+		for (x = i + 1; bad && !rc && x < p->n && p->nodes < SEARCH_MAX; x++) {
+			struct lp_view w;
+			unsigned c;
+
+			if (!en[x])
+				continue;
+			c = cost + lateness(p, x) + msg_violation(v, &log[x]);
+			if (c >= p->best_cost)
+				continue;
+			p->nodes++;
+			view_clone(&w, v);
+			rc = apply_msg(pool, &w, &log[x]);
+			p->done[x] = true;
+			p->seq[nseq] = x;
+			if (!rc)
+				rc = search(p, &w, nseq + 1, c);
+			else
+				view_clear(pool, &w);
+			p->done[x] = false;
+		}
+		cost += bad;
+		if (rc || cost >= p->best_cost)
+			break;
+		rc = apply_msg(pool, v, &log[i]);
+		p->done[i] = true;
+		p->seq[nseq++] = i;
+	}
+	while (nseq > first)
+		p->done[p->seq[--nseq]] = false;
+	view_clear(pool, v);
+	return rc;
+}
+
+/* What the space had at the last settled moment, with what is claimed. */
+static int base_view(struct lp_space *s, struct lp_view *v)
+{
+	const struct lp_flight *f;
+	uint32_t i;
+	int rc = 0;
+
+	view_clone(v, &s->v);
+	for (f = s->flights; f && !rc; f = f->next) {
+		for (i = f->head; i < f->n && !rc; i++) {
+			const struct lp_piece *p = &f->pieces[i];
+			struct lp_range r = { p->addr, p->addr + p->len, p->img, p->obj };
+
+			rc = lp_map_insert(&s->engine->pool, &v->missing, &r);
+		}
+	}
+	if (rc)
+		view_clear(&s->engine->pool, v);
+	return rc;
+}
+
+static int order(struct plan *p, const struct lp_view *base)
+{
+	struct lp_view v;
+
+	view_clone(&v, base);
+	return search(p, &v, 0, 0);
+}
+
+/* Even in this order these moved from nothing: then it had grown, and that says nothing about children. */
+static int find_grown(struct plan *p, const struct lp_view *base)
+{
+	struct lp_pool *pool = &p->s->engine->pool;
+	struct lp_view v;
+	size_t i;
+	int rc = 0;
+
+	view_clone(&v, base);
+	for (i = 0; i < p->nbest && !rc; i++) {
+		struct lp_msg *m = &p->s->log[p->best[i]];
+
+		m->grown = m->kind == MSG_REMAP && !lp_map_overlaps(&v.extents, m->from, m->from + m->len);
+		rc = apply_msg(pool, &v, m);
+	}
+	view_clear(pool, &v);
+	return rc;
+}
+
+/* ---- The settled moment ---------------------------------------------------- */
+
+/* Everything that an order leads to is known: nothing can fail any more. */
+static void commit(struct lp_space *s, struct lp_view *v)
+{
+	size_t i;
+
+	view_clear(&s->engine->pool, &s->v);
+	s->v = *v;
+	/* What was claimed is missing again, perhaps elsewhere; its owners find nothing left to do. */
+	flights_drop_all(s);
+	waiters_flights_end(s);
+	for (i = 0; i < s->nlog; i++) {
+		const struct lp_msg *m = &s->log[i];
+
+		if (m->kind == MSG_FORK && m->child)
+			young_leave(m->child);
+		else if (m->kind != MSG_FORK)
+			waiters_wake(s, m->from, m->from + m->len);
+		if (m->kind == MSG_REMAP) /* who faulted there before the message was read */
+			waiters_wake(s, m->to, m->to + m->len);
+	}
+	/*
+	 * MREMAP_DONTUNMAP takes the anon_vma from the old place: one page of it at
+	 * once, see prime() in handoff.c. Without memory for that nothing is lost.
+	 */
+	for (i = 0; i < s->nlog; i++)
+		if (s->log[i].kind == MSG_REMAP && !s->log[i].vacates)
+			lp_space_defer(s, s->log[i].from);
+	s->nlog = 0;
+	s->due = false;
+}
+
+int epoch_end(struct lp_space *s, bool force)
+{
+	struct lp_pool *pool = &s->engine->pool;
+	struct plan p = { .s = s, .force = force, .n = s->nlog, .best_cost = UINT_MAX };
+	struct lp_view base = { .extents.root = NULL };
+	size_t i;
+	int rc;
+
+	p.seq = malloc(2 * p.n * sizeof(*p.seq) + p.n);
+	if (!p.seq)
+		return -ENOMEM;
+	p.best = p.seq + p.n;
+	p.done = (bool *)(p.best + p.n);
+	memset(p.done, 0, p.n);
+	rc = waiters_reserve(s);
+	if (!rc)
+		rc = base_view(s, &base);
+	if (!rc) {
+		pair(s->log, p.n, s->due);
+		rc = order(&p, &base);
+	}
+	if (!rc)
+		rc = find_grown(&p, &base);
+	if (!rc && s->due && !force)
+		rc = young_catch_up(s, &p.best_view);
+	for (i = 0; i < p.n && !rc; i++)
+		if (s->log[i].kind == MSG_FORK && s->log[i].child)
+			rc = young_choose(s, i, &base, p.best, p.nbest);
+	if (!rc) {
+		commit(s, &p.best_view);
+	} else {
+		view_clear(pool, &p.best_view);
+		for (i = 0; i < p.n; i++)
+			if (s->log[i].kind == MSG_FORK && s->log[i].child)
+				view_clear(pool, &s->log[i].child->v);
+	}
+	view_clear(pool, &base);
+	free(p.facts);
+	free(p.seq);
+	return rc;
+}
+
+bool lp_space_unsettled(const struct lp_space *s)
+{
+	return in_epoch(s) && !s->parent && !s->broken;
+}
+
+int lp_space_settled(struct lp_space *s)
+{
+	return lp_space_unsettled(s) ? epoch_end(s, false) : 0;
+}
