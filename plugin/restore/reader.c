@@ -127,8 +127,14 @@ static void answer_zero(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 	case 0:
 		atomic_fetch_add_explicit(&r->zero_faults, 1, memory_order_relaxed);
 		break;
+	case -ENOENT:
+		/* Not registered yet: the first page of an empty VMA, see handoff.c. */
+		if (!atomic_load(&r->armed)) {
+			defer(mm, addr, rc, 0, 0);
+			return;
+		}
+		break; /* unmapped in the meantime: the thread shall look again */
 	case -EEXIST: /* came in the meantime */
-	case -ENOENT: /* unmapped in the meantime: the thread shall look again */
 		break;
 	case -ESRCH:
 		gone(mm);
@@ -289,6 +295,13 @@ static void on_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_m
 		lose_tree(r, mm, strerror(-rc));
 	while (lp_space_next_wake(mm->space, &addr))
 		wake_later(rd, mm, addr, LP_PAGE_SIZE);
+	/*
+	 * MREMAP_DONTUNMAP takes the anon_vma from the old range: one page of it at
+	 * once, see prime() in handoff.c. After any other move the page is refused
+	 * until UNMAP is read, which forgets it.
+	 */
+	if (m->event == UFFD_EVENT_REMAP && !rc && lp_space_defer(mm->space, m->arg.remap.from))
+		lose_tree(r, mm, "out of memory for a page");
 	/* What the change refused may go on as soon as the task has run. */
 	lp_space_stall(mm->space, now);
 	mm->retry_at = now;
