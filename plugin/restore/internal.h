@@ -68,6 +68,7 @@ struct lp_mm {
 	uint64_t retry_at; /* when deferred faults are due */
 	bool warned_nomem, warned_source, warned_files;
 	bool check; /* the reader shall see whether it is complete or dead */
+	bool ghosts; /* a child of a fork: not all that it lacks is known yet */
 };
 
 struct urgent {

@@ -208,8 +208,10 @@ static void answer(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 #define GHOST_ASKS 20000
 
 /*
- * Take [start, end) out of the new child @c where its kernel has no mapping
+ * Take [start, end) out of the child @c where its kernel has no mapping
  * (MADV_DONTFORK; no event tells): something else may come to lie there.
+ * -EAGAIN: the child has run and changes its layout. Two answers for a page, as
+ * in fill_chunk(): else a change may have begun between the kernel's two looks.
  */
 static int drop_ghosts(struct lp_mm *c, uint64_t start, uint64_t end, unsigned *asks)
 {
@@ -219,8 +221,11 @@ static int drop_ghosts(struct lp_mm *c, uint64_t start, uint64_t end, unsigned *
 	if (!*asks)
 		return 0;
 	--*asks;
-	if (lp_uffd_there(c->fd, start, end - start))
-		return 0;
+	rc = lp_uffd_there(c->fd, start, end - start);
+	if (!rc && end - start == LP_PAGE_SIZE)
+		rc = lp_uffd_there(c->fd, start, end - start);
+	if (rc)
+		return rc < 0 ? rc : 0;
 	if (end - start == LP_PAGE_SIZE) {
 		pr_debug("%d.%u: the child has nothing at 0x%" PRIx64, c->pid, c->id, start);
 		return lp_space_unmap(c->space, start, end);
@@ -230,12 +235,28 @@ static int drop_ghosts(struct lp_mm *c, uint64_t start, uint64_t end, unsigned *
 	return rc ? rc : drop_ghosts(c, mid, end, asks);
 }
 
+/* All ghosts of @c. What of it has been read is applied, and its gate held or nobody knows it. r->lock held. */
+static void find_ghosts(struct lp_mm *c)
+{
+	uint64_t pos = 0, start, end;
+	unsigned asks = GHOST_ASKS;
+	int rc = 0;
+
+	while (!rc && lp_space_next_extent(c->space, pos, &start, &end)) {
+		pos = end;
+		rc = drop_ghosts(c, start, end, &asks);
+	}
+	if (!asks)
+		pr_warn("%d.%u: too many mappings to ask for all whether the child has them", c->pid, c->id);
+	c->ghosts = rc == -EAGAIN;
+	if (rc && !c->ghosts)
+		lose_tree(c->r, c, strerror(-rc));
+}
+
 static int on_fork(struct lp_mm *mm, int fd)
 {
 	struct lp_restore *r = mm->r;
 	struct lp_mm *child = mm_new(r, fd, mm->pid);
-	uint64_t pos = 0, start, end;
-	unsigned asks = GHOST_ASKS;
 	int rc;
 
 	rc = child ? lp_space_fork(mm->space, child, &child->space) : -ENOMEM;
@@ -247,14 +268,7 @@ static int on_fork(struct lp_mm *mm, int fd)
 	}
 	pr_info("%d.%u: fork: the child is %d.%u", mm->pid, mm->id, child->pid, child->id);
 	r->forks++;
-	while (!rc && lp_space_next_extent(child->space, pos, &start, &end)) {
-		pos = end;
-		rc = drop_ghosts(child, start, end, &asks);
-	}
-	if (!asks)
-		pr_warn("%d.%u: too many mappings to ask for all whether the child has them", child->pid, child->id);
-	if (rc)
-		lose_tree(r, child, strerror(-rc));
+	find_ghosts(child);
 	return mm_add(child);
 }
 
@@ -272,7 +286,11 @@ static void on_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_m
 	case UFFD_EVENT_REMAP:
 		pr_debug("%d.%u: remap 0x%" PRIx64 " -> 0x%" PRIx64 " len 0x%" PRIx64, mm->pid, mm->id,
 			 (uint64_t)m->arg.remap.from, (uint64_t)m->arg.remap.to, (uint64_t)m->arg.remap.len);
-		rc = lp_space_remap(mm->space, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
+		/* A young child: what is in the way is a ghost, not something whose UNMAP is late. */
+		if (mm->ghosts)
+			rc = lp_space_unmap(mm->space, m->arg.remap.to, m->arg.remap.to + m->arg.remap.len);
+		if (!rc)
+			rc = lp_space_remap(mm->space, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
 		r->remaps++;
 		break;
 	case UFFD_EVENT_REMOVE:
@@ -349,6 +367,20 @@ static void settle(struct lp_mm *mm)
 	}
 }
 
+/* Ghosts that could not be found when the child was new, because it was changing its layout. */
+static void ask_again(struct lp_reader *rd, struct lp_mm *mm)
+{
+	uint64_t addr;
+
+	if (!mm->ghosts)
+		return;
+	pthread_mutex_lock(&rd->r->lock);
+	find_ghosts(mm);
+	while (lp_space_next_wake(mm->space, &addr))
+		wake_later(rd, mm, addr, LP_PAGE_SIZE);
+	pthread_mutex_unlock(&rd->r->lock);
+}
+
 /* No descriptor for the child of a fork: the forking task is blocked until there is one. */
 static bool out_of_descriptors(struct lp_restore *r, struct lp_mm *mm)
 {
@@ -408,6 +440,7 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
 			else
 				on_event(rd, mm, &msgs[i]);
 		}
+		ask_again(rd, mm);
 		settle(mm);
 		if (nfaults) {
 			atomic_fetch_add_explicit(&r->faults, nfaults, memory_order_relaxed);
