@@ -56,12 +56,38 @@ struct builder {
 	struct lp_space *space;
 	uint32_t obj;
 	uint64_t bytes;
-	const struct lp_vma *primed; /* the last one of which a page is ordered */
-	unsigned nprimed;
+	const struct lp_vma *next; /* the first one of which no page is ordered */
+	unsigned primed_full, primed_empty;
 };
 
-/* More are too many to try again and again until CRIU has registered them. */
+/* With pages, and as many without: more are too many to try again and again until CRIU has registered them. */
 #define PRIME_MAX 512
+
+/*
+ * One page of each VMA first, as if a thread waited for it. A VMA without any
+ * page has no anon_vma; if the task mprotect()s a part of it and back, the parts
+ * get one each by the pages that are filled, zero pages too, and do not merge
+ * again as they would after an eager restore: a later mremap() of the whole says
+ * EFAULT.
+ */
+static int prime(struct builder *b, uint64_t addr, unsigned *count)
+{
+	if (*count == PRIME_MAX)
+		return 0;
+	++*count;
+	return lp_space_defer(b->space, addr);
+}
+
+/* VMAs before @end of which nothing is in the checkpoint: a zero page, since faults give them zero pages. */
+static int prime_empty(struct builder *b, const struct lp_vma *end)
+{
+	int rc = 0;
+
+	for (; !rc && b->next < end; b->next++)
+		if (b->next->lazy)
+			rc = prime(b, b->next->start, &b->primed_empty);
+	return rc;
+}
 
 static int add_lazy(void *arg, uint64_t start, uint64_t end, const struct lp_vma *vma, const struct lp_extent *ext)
 {
@@ -70,23 +96,17 @@ static int add_lazy(void *arg, uint64_t start, uint64_t end, const struct lp_vma
 
 	b->bytes += end - start;
 	rc = lp_space_add_missing(b->space, start, end, start, b->obj);
-	/*
-	 * One page of each VMA first, as if a thread waited for it. A VMA without
-	 * any page has no anon_vma; if the task mprotect()s a part of it and back,
-	 * the parts have got one each and do not merge again as they would after
-	 * an eager restore: a later mremap() of the whole says EFAULT.
-	 */
-	if (rc || vma == b->primed || b->nprimed == PRIME_MAX)
+	if (rc || vma < b->next)
 		return rc;
-	b->primed = vma;
-	b->nprimed++;
-	return lp_space_defer(b->space, start);
+	rc = prime_empty(b, vma);
+	b->next = vma + 1;
+	return rc ? rc : prime(b, start, &b->primed_full);
 }
 
 /* The space of task @t as CRIU is about to register it. r->lock held. */
 static int build_space(struct lp_restore *r, const struct lp_task *t, uint32_t obj, struct lp_mm *mm)
 {
-	struct builder b = { .obj = obj };
+	struct builder b = { .obj = obj, .next = t->vmas };
 	size_t i;
 	int rc;
 
@@ -103,6 +123,8 @@ static int build_space(struct lp_restore *r, const struct lp_task *t, uint32_t o
 	}
 	if (!rc)
 		rc = lp_task_lazy_ranges(t, add_lazy, &b);
+	if (!rc)
+		rc = prime_empty(&b, t->vmas + t->nvmas);
 	if (rc) {
 		lp_space_free(b.space);
 		return rc;

@@ -381,9 +381,9 @@ void oracle_json(FILE *f, const struct oracle_shared *sh)
 
 	fprintf(f,
 		"{\"ops\": %" PRIu64 ", \"wrong_pages\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"bookkeeping\": %" PRIu64
-		", \"children\": %" PRIu64 ", \"children_bad\": %" PRIu64,
+		", \"children\": %" PRIu64 ", \"children_bad\": %" PRIu64 ", \"excused\": %" PRIu64,
 		oracle_ops(sh), atomic_load(&sh->wrong), atomic_load(&sh->refused), atomic_load(&sh->book),
-		atomic_load(&sh->children), atomic_load(&sh->children_bad));
+		atomic_load(&sh->children), atomic_load(&sh->children_bad), atomic_load(&sh->excused));
 	for (i = 0; i < FOUND_COUNT; i++)
 		fprintf(f, ", \"found_%s\": %" PRIu64, founds[i], atomic_load(&sh->found[i]));
 	fputs(", \"by_op\": {", f);

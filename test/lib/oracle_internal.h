@@ -30,9 +30,18 @@ struct seg {
 	uint64_t addr;
 	size_t n;
 	struct pg *st;
-	uint32_t flags; /* ORACLE_x */
+	uint32_t flags; /* ORACLE_x, SEG_x */
 	uint64_t check;
 };
+
+/*
+ * What the kernel does not let a lazy restore hide (doc/design.md, "The first
+ * page of each VMA"). SEG_NAKED: the kernel took the anon_vma, and nothing was
+ * written since. SEG_TORN: a part was then mprotect()ed and back, so that it may
+ * be more than one VMA for ever.
+ */
+#define SEG_NAKED 0x100u
+#define SEG_TORN  0x200u
 
 struct oracle;
 
@@ -43,6 +52,7 @@ struct thread {
 	uint64_t rng, serial;
 	uint32_t patch;
 	uint64_t done; /* operations */
+	uint64_t excused;
 	unsigned op;   /* the one under way */
 	struct seg segs[MAX_SEGS];
 	size_t nsegs;

@@ -130,6 +130,34 @@ static struct seg take(struct thread *th, const struct seg *s, size_t a, size_t 
 	return out;
 }
 
+static void set_flags(struct seg *s, uint32_t set, uint32_t clear)
+{
+	s->flags = (s->flags & ~clear) | set;
+	s->check = seg_check(s);
+}
+
+/* A write gives the VMA its anon_vma in the writer's own page fault, before the userfaultfd is asked. */
+static void written(struct seg *s)
+{
+	if (!(s->flags & SEG_TORN))
+		set_flags(s, 0, SEG_NAKED);
+}
+
+/* ok() for mremap() of a part of @s. Where EFAULT is excused, @s is unmapped and forgotten. */
+static bool remap_ok(struct thread *th, struct seg *s, bool good, uint64_t addr, size_t npages, uint64_t detail)
+{
+	uint64_t start = s->addr;
+	size_t n = s->n;
+
+	if (good || errno != EFAULT || !(s->flags & SEG_TORN))
+		return ok(th, good, addr, npages, detail);
+	th->excused++;
+	atomic_fetch_add(&th->o->conf.shared->excused, 1);
+	if (ok(th, !munmap(at(s, 0), n * ORACLE_PAGE), start, n, 0))
+		forget(th, start, n);
+	return false;
+}
+
 static void put(struct thread *th, const struct seg *s)
 {
 	seg_add(th, s->addr, s->n, s->st, s->flags);
@@ -199,6 +227,7 @@ static void do_write(struct thread *th, struct seg *s, size_t i)
 {
 	pg_set(&s->st[i], PG_OWN, ++th->serial);
 	oracle_expect(th, &s->st[i], at(s, i));
+	written(s);
 }
 
 static void do_patch(struct thread *th, struct seg *s)
@@ -211,6 +240,7 @@ static void do_patch(struct thread *th, struct seg *s)
 	}
 	pg_patch(&s->st[i], ++th->patch);
 	oracle_patch_page(at(s, i), th->patch);
+	written(s);
 	if (oracle_rnd(th, 2))
 		oracle_verify(th, s, i, at(s, i));
 }
@@ -250,7 +280,8 @@ static void do_syswrite(struct thread *th, struct seg *s)
 	n = write(th->pipe[1], th->buf, ORACLE_PAGE);
 	ok(th, n == (ssize_t)ORACLE_PAGE, s->addr, s->n, n);
 	n = read(th->pipe[0], at(s, i), ORACLE_PAGE);
-	ok(th, n == (ssize_t)ORACLE_PAGE, s->addr, s->n, n);
+	if (ok(th, n == (ssize_t)ORACLE_PAGE, s->addr, s->n, n))
+		written(s);
 }
 
 static void do_madvise(struct thread *th, struct seg *s, int advice)
@@ -317,22 +348,28 @@ static void do_mmap_over(struct thread *th, struct seg *s)
 
 static void look_at(struct thread *th)
 {
-	struct seg *s = &th->segs[th->nsegs - 1];
-
-	if (oracle_rnd(th, 2))
-		do_read(th, s);
+	if (th->nsegs && oracle_rnd(th, 2))
+		do_read(th, &th->segs[th->nsegs - 1]);
 }
 
 /* Move page @a on for @n pages of @s to @to, of which the caller owns what is there. */
 static bool move_to(struct thread *th, struct seg *s, size_t a, size_t n, uint64_t to)
 {
-	uint64_t from = s->addr + a * ORACLE_PAGE;
+	uint64_t from = s->addr + a * ORACLE_PAGE, excused = th->excused;
+	size_t had;
 	struct seg m;
 	void *p;
 
 	p = mremap(at(s, a), n * ORACLE_PAGE, n * ORACLE_PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)to);
-	if (!ok(th, p == (void *)(uintptr_t)to, from, n, to))
+	if (!remap_ok(th, s, p == (void *)(uintptr_t)to, from, n, to)) {
+		/* Some kernels have unmapped the destination then, others have not. */
+		had = th->npages;
+		if (th->excused != excused)
+			forget(th, to, n);
+		if (th->npages != had)
+			munmap((void *)(uintptr_t)to, n * ORACLE_PAGE);
 		return false;
+	}
 	m = take(th, s, a, n);
 	forget(th, to, n);
 	m.addr = to;
@@ -403,7 +440,7 @@ static void do_grow(struct thread *th, struct seg *s)
 	if (th->npages + more > th->max_pages || !room(th))
 		return;
 	p = mremap(at(s, 0), s->n * ORACLE_PAGE, (s->n + more) * ORACLE_PAGE, MREMAP_MAYMOVE);
-	if (!ok(th, p != MAP_FAILED, s->addr, s->n, more))
+	if (!remap_ok(th, s, p != MAP_FAILED, s->addr, s->n, more))
 		return;
 	m = *s;
 	m.st = pages_new(s->n + more);
@@ -426,13 +463,14 @@ static void do_shrink(struct thread *th, struct seg *s)
 	if (s->n - n > 256)
 		n = s->n - 1 - oracle_rnd(th, 256);
 	p = mremap(at(s, 0), s->n * ORACLE_PAGE, n * ORACLE_PAGE, 0);
-	if (ok(th, p == at(s, 0), s->addr, s->n, n))
+	if (remap_ok(th, s, p == at(s, 0), s->addr, s->n, n))
 		forget(th, s->addr + n * ORACLE_PAGE, s->n - n);
 }
 
 static void do_dontunmap(struct thread *th, struct seg *s)
 {
 	int flags = MREMAP_MAYMOVE | MREMAP_DONTUNMAP;
+	bool whole;
 	uint64_t to = 0;
 	struct seg m, old;
 	size_t a, n;
@@ -446,10 +484,13 @@ static void do_dontunmap(struct thread *th, struct seg *s)
 	if (to)
 		flags |= MREMAP_FIXED;
 	p = mremap(at(s, a), n * ORACLE_PAGE, n * ORACLE_PAGE, flags, (void *)(uintptr_t)to);
-	if (!ok(th, to ? p == (void *)(uintptr_t)to : p != MAP_FAILED, s->addr + a * ORACLE_PAGE, n, to))
+	if (!remap_ok(th, s, to ? p == (void *)(uintptr_t)to : p != MAP_FAILED, s->addr + a * ORACLE_PAGE, n, to))
 		return;
+	whole = n == s->n;
 	m = take(th, s, a, n);
 	old = m;
+	if (whole)
+		old.flags |= SEG_NAKED;
 	old.st = pages_new(n);
 	m.addr = (uintptr_t)p;
 	put(th, &old);
@@ -466,6 +507,8 @@ static void do_mprotect(struct thread *th, struct seg *s)
 	range(th, s, &a, &n);
 	if (!ok(th, !mprotect(at(s, a), n * ORACLE_PAGE, none ? PROT_NONE : PROT_READ), s->addr, n, a))
 		return;
+	if (s->flags & SEG_NAKED && n < s->n)
+		set_flags(s, SEG_TORN, 0);
 	if (!none) {
 		i = a + oracle_rnd(th, n);
 		oracle_verify(th, s, i, at(s, i));
@@ -518,9 +561,11 @@ static void inherit(struct thread *th)
 			seg_del(th, s); /* its place is free now; what it held leaks */
 			continue;
 		}
-		if (s->flags & ORACLE_WIPEONFORK)
+		if (s->flags & ORACLE_WIPEONFORK) {
 			for (k = 0; k < s->n; k++)
 				pg_set(&s->st[k], PG_ZERO, 0);
+			set_flags(s, SEG_NAKED, 0);
+		}
 		i++;
 	}
 }
