@@ -117,8 +117,9 @@ static int build_space(struct lp_restore *r, const struct lp_task *t, uint32_t o
 		if (!v->lazy)
 			continue;
 		rc = lp_space_add_extent(b.space, v->start, v->end);
-		/* MADV_DONTFORK too: what a child lacks must not fill what grows over its place. */
-		if (!rc && v->madv & (UINT64_C(1) << MADV_WIPEONFORK | UINT64_C(1) << MADV_DONTFORK))
+		if (!rc && v->madv & UINT64_C(1) << MADV_DONTFORK)
+			rc = lp_space_add_dontfork(b.space, v->start, v->end);
+		else if (!rc && v->madv & UINT64_C(1) << MADV_WIPEONFORK)
 			rc = lp_space_add_wiped(b.space, v->start, v->end);
 	}
 	if (!rc)
