@@ -42,7 +42,9 @@ static void *fail_realloc(void *p, size_t n)
 #include "plugin/engine/fault.c"
 #include "plugin/engine/flight.c"
 #include "plugin/engine/sched.c"
-#include "plugin/engine/settle.c"
+#include "plugin/engine/view.c"
+#include "plugin/engine/epoch.c"
+#include "plugin/engine/young.c"
 #include "plugin/engine/space.c"
 #undef malloc
 #undef calloc
@@ -54,14 +56,26 @@ static void *fail_realloc(void *p, size_t n)
 
 struct world {
 	struct lp_engine *e;
-	struct lp_space *s, *child;
+	struct lp_space *s, *child, *twin;
 	struct lp_flight *f[FLIGHTS];
 };
 
-/* Of the child's kernel: the changes of do_young() came before the fork, but for the last. */
-static int in_kernel(void *host, uint64_t addr)
+/*
+ * Of the parent's kernel and its children's: the changes of read_messages() came
+ * before the fork, but for the last move. The twin changes its layout.
+ */
+static int in_kernel(void *host, uint64_t start, uint64_t len)
 {
-	return addr < 1 * PG || (addr >= 31 * PG && addr < 60 * PG) || addr >= 110 * PG;
+	static const unsigned vma[][2] = { { 0, 1 }, { 31, 41 }, { 44, 62 }, { 82, 100 }, { 120, 150 }, { 160, 180 } };
+	uint64_t end = start + len;
+	size_t i;
+
+	if (*(const char *)host == 't')
+		return -EAGAIN;
+	for (i = 0; i < sizeof(vma) / sizeof(vma[0]); i++)
+		if (start >= vma[i][0] * PG && end <= vma[i][1] * PG)
+			return 1;
+	return *(const char *)host == 'p' && start >= 200 * PG && end <= 203 * PG;
 }
 
 /* Without failures. Many pieces and waiters, little room in the arrays. */
@@ -75,8 +89,9 @@ static void build(struct world *w)
 	*w = (struct world){ 0 };
 	w->e = lp_engine_new(&conf);
 	assert_non_null(w->e);
-	assert_int_equal(lp_space_new(w->e, w, &w->s), 0);
+	assert_int_equal(lp_space_new(w->e, "parent", &w->s), 0);
 	assert_int_equal(lp_space_add_extent(w->s, 0, 100 * PG), 0);
+	assert_int_equal(lp_space_add_wiped(w->s, 33 * PG, 36 * PG), 0);
 	for (i = 0; i < 96; i += 3)
 		assert_int_equal(lp_space_add_missing(w->s, i * PG, (i + 2) * PG, i * PG, 1), 0);
 	for (i = 0; i < FLIGHTS - 1; i++)
@@ -85,6 +100,38 @@ static void build(struct world *w)
 	assert_int_equal(v, LP_FILL);
 	for (i = 0; i < 15; i++)
 		assert_int_equal(lp_space_defer(w->s, (2 + 3 * i) * PG), 0);
+}
+
+/* Not in the order of the changes, with a fork among them. */
+static int read_messages(struct world *w)
+{
+	int rc = lp_space_remap(w->s, 62 * PG, 160 * PG, 20 * PG);
+
+	if (!rc)
+		rc = lp_space_unmap(w->s, 62 * PG, 82 * PG);
+	if (!rc)
+		rc = lp_space_remap(w->s, 41 * PG, 82 * PG, 3 * PG); /* after a munmap of 82 */
+	if (!rc)
+		rc = lp_space_fork(w->s, "child", &w->child);
+	if (!rc)
+		rc = lp_space_fork(w->s, "twin", &w->twin);
+	if (!rc)
+		rc = lp_space_remap(w->s, 1 * PG, 120 * PG, 30 * PG);
+	if (!rc)
+		rc = lp_space_remove(w->s, 95 * PG, 97 * PG);
+	if (!rc)
+		rc = lp_space_unmap(w->s, 1 * PG, 31 * PG);
+	if (!rc)
+		rc = lp_space_unmap(w->s, 82 * PG, 85 * PG);
+	if (!rc)
+		rc = lp_space_unmap(w->s, 41 * PG, 44 * PG);
+	return rc ? rc : lp_space_remap(w->s, 45 * PG, 200 * PG, 3 * PG); /* MREMAP_DONTUNMAP, after the fork */
+}
+
+static void build_unsettled(struct world *w)
+{
+	build(w);
+	assert_int_equal(read_messages(w), 0);
 }
 
 static void destroy(struct world *w)
@@ -96,34 +143,63 @@ static void destroy(struct world *w)
 			assert_int_equal(lp_flight_finish(w->f[i]), 0);
 	if (w->child)
 		lp_space_free(w->child);
+	if (w->twin)
+		lp_space_free(w->twin);
 	lp_space_free(w->s);
 	assert_int_equal(lp_engine_nodes(w->e), 0);
 	lp_engine_free(w->e);
 }
 
-struct view {
+struct seen {
 	uint64_t img[2 * PAGES];
-	uint64_t missing, heads[FLIGHTS];
-	size_t flights, waiters;
+	bool registered[2 * PAGES];
+	uint64_t missing, heads[FLIGHTS], left[FLIGHTS];
+	size_t flights, waiters, messages, wakes;
+	bool dead, unsettled, young, due;
 };
 
-static void look(const struct world *w, struct view *v)
+static void look_at(const struct lp_space *s, struct seen *v)
 {
 	unsigned i;
 	uint32_t obj;
 
 	memset(v, 0, sizeof(*v));
-	for (i = 0; i < 2 * PAGES; i++)
-		if (!lp_space_peek(w->s, i * PG, &v->img[i], &obj))
+	if (!s)
+		return;
+	for (i = 0; i < 2 * PAGES; i++) {
+		if (!lp_space_peek(s, i * PG, &v->img[i], &obj))
 			v->img[i] = LP_NEVER;
-	v->missing = lp_space_missing(w->s);
-	for (i = 0; i < FLIGHTS; i++)
-		if (w->f[i] && lp_flight_head(w->f[i]))
-			v->heads[i] = lp_flight_head(w->f[i])->addr + 1;
-	v->flights = lp_space_flights(w->s);
-	v->waiters = w->s->nwaiters;
-	lp_map_check(&w->s->missing);
-	lp_map_check(&w->s->extents);
+		v->registered[i] = lp_space_registered(s, i * PG, (i + 1) * PG);
+	}
+	v->missing = lp_space_missing(s);
+	v->flights = lp_space_flights(s);
+	v->waiters = s->nwaiters;
+	v->messages = s->nlog;
+	v->wakes = s->nwakes;
+	v->dead = lp_space_dead(s);
+	v->unsettled = lp_space_unsettled(s);
+	v->young = lp_space_young(s);
+	v->due = s->due;
+	lp_map_check(&s->v.missing);
+	lp_map_check(&s->v.extents);
+	lp_map_check(&s->v.wiped);
+}
+
+/* The space, and its children. */
+static void look(const struct world *w, struct seen v[3])
+{
+	unsigned i;
+
+	look_at(w->s, &v[0]);
+	for (i = 0; i < FLIGHTS; i++) {
+		if (!w->f[i])
+			continue;
+		v[0].left[i] = lp_flight_left(w->f[i]);
+		if (lp_flight_head(w->f[i]))
+			v[0].heads[i] = lp_flight_head(w->f[i])->addr + 1;
+	}
+	look_at(w->child, &v[1]);
+	look_at(w->twin, &v[2]);
 }
 
 static int do_remap(struct world *w)
@@ -131,46 +207,9 @@ static int do_remap(struct world *w)
 	return lp_space_remap(w->s, 1 * PG, 120 * PG, 30 * PG);
 }
 
-static int do_remap_onto(struct world *w)
+static int do_unmap(struct world *w)
 {
-	return lp_space_remap(w->s, 1 * PG, 40 * PG, 20 * PG);
-}
-
-/* Late messages of other threads lie in several generations. */
-static int do_layers(struct world *w)
-{
-	int rc = lp_space_remap(w->s, 1 * PG, 40 * PG, 20 * PG);
-
-	if (!rc)
-		rc = lp_space_remap(w->s, 70 * PG, 41 * PG, 3 * PG);
-	if (!rc)
-		rc = lp_space_unmap(w->s, 38 * PG, 56 * PG);
-	return rc;
-}
-
-/* Doubt, and children that are younger than some of the messages before and after their FORK. */
-static int do_young(struct world *w)
-{
-	int rc = lp_space_remap(w->s, 1 * PG, 120 * PG, 30 * PG);
-
-	if (!rc)
-		rc = lp_space_unmap(w->s, 1 * PG, 40 * PG);
-	if (!rc)
-		rc = lp_space_unmap(w->s, 125 * PG, 135 * PG);
-	if (!rc)
-		rc = lp_space_fork(w->s, w, &w->child);
-	if (!rc)
-		rc = lp_space_remap(w->s, 62 * PG, 160 * PG, 20 * PG);
-	if (!rc)
-		rc = lp_space_unmap(w->s, 62 * PG, 82 * PG);
-	if (!rc)
-		rc = lp_space_remap(w->s, 45 * PG, 200 * PG, 3 * PG);
-	return rc ? rc : lp_space_settled(w->s);
-}
-
-static int do_settled(struct world *w)
-{
-	return lp_space_settled(w->s);
+	return lp_space_unmap(w->s, 1 * PG, 50 * PG);
 }
 
 static int do_remove(struct world *w)
@@ -178,14 +217,19 @@ static int do_remove(struct world *w)
 	return lp_space_remove(w->s, 1 * PG, 50 * PG);
 }
 
-static int do_unmap(struct world *w)
-{
-	return lp_space_unmap(w->s, 1 * PG, 50 * PG);
-}
-
 static int do_fork(struct world *w)
 {
-	return lp_space_fork(w->s, w, &w->child);
+	struct lp_space *c;
+	int rc = lp_space_fork(w->s, "child", &c);
+
+	if (!rc)
+		lp_space_free(c);
+	return rc;
+}
+
+static int do_settled(struct world *w)
+{
+	return lp_space_settled(w->s);
 }
 
 /* Failures of this one are another test's business. */
@@ -235,9 +279,19 @@ static int do_finish(struct world *w)
 	return rc;
 }
 
-static void each(int (*call)(struct world *), bool keeps_state)
+/* The pool keeps what it got: let the calls see an empty one. */
+static void drain(struct world *w)
 {
-	struct view before, after;
+	while (w->e->pool.free) {
+		w->e->pool.free = w->e->pool.free->left;
+		w->e->pool.nfree--;
+	}
+}
+
+/* @call leaves everything as it was when it fails, and works when it is tried again. */
+static void each(void (*make)(struct world *), int (*call)(struct world *))
+{
+	struct seen before[3], after[3];
 	struct world w;
 	long n;
 	int rc;
@@ -245,28 +299,23 @@ static void each(int (*call)(struct world *), bool keeps_state)
 	for (n = 1;; n++) {
 		bool failed;
 
-		build(&w);
-		/* The pool keeps what it got: let the call see an empty one. */
-		while (w.e->pool.free) {
-			w.e->pool.free = w.e->pool.free->left;
-			w.e->pool.nfree--;
-		}
-		look(&w, &before);
+		make(&w);
+		drain(&w);
+		look(&w, before);
 		fail_at = n;
 		rc = call(&w);
 		failed = !fail_at;
 		fail_at = 0;
-		look(&w, &after);
+		assert_false(lp_space_broken(w.s));
 		if (rc) {
 			assert_true(failed);
 			assert_int_equal(rc, -ENOMEM);
+			look(&w, after);
 			/* A fault that was kept as deferred is fine. */
-			if (after.waiters == before.waiters + 1)
-				after.waiters--;
-			if (keeps_state && !lp_space_broken(w.s))
-				assert_memory_equal(&before, &after, sizeof(before));
-			if (!lp_space_broken(w.s))
-				assert_int_equal(call(&w), 0);
+			if (after[0].waiters == before[0].waiters + 1)
+				after[0].waiters--;
+			assert_memory_equal(before, after, sizeof(before));
+			assert_int_equal(call(&w), 0);
 		}
 		destroy(&w);
 		if (!failed)
@@ -275,92 +324,186 @@ static void each(int (*call)(struct world *), bool keeps_state)
 	assert_true(n > 1);
 }
 
-static void test_events(void **state)
+static void test_messages(void **state)
 {
-	each(do_remap, true);
-	each(do_remap_onto, true);
-	each(do_remove, true);
-	each(do_unmap, true);
-	each(do_fork, true);
-}
-
-static void sequence(int (*calls)(struct world *))
-{
-	struct world w;
-	long n;
-	bool failed;
-
-	for (n = 1;; n++) {
-		build(&w);
-		/* The pool keeps what it got: let the calls see an empty one. */
-		w.e->pool.free = NULL;
-		w.e->pool.nfree = 0;
-		fail_at = n;
-		(void)calls(&w);
-		failed = !fail_at;
-		fail_at = 0;
-		assert_false(lp_space_broken(w.s));
-		assert_true(!w.child || !lp_space_broken(w.child));
-		lp_map_check(&w.s->missing);
-		lp_map_check(&w.s->held);
-		assert_int_equal(do_settled(&w), 0);
-		assert_false(lp_space_unsettled(w.s));
-		destroy(&w);
-		if (!failed)
-			break;
-	}
-}
-
-static void test_generations(void **state)
-{
-	sequence(do_layers);
-	sequence(do_young);
+	each(build, do_remap);
+	each(build, do_unmap);
+	each(build, do_remove);
+	each(build, do_fork);
+	each(build_unsettled, do_fork);
 }
 
 static void test_claims(void **state)
 {
-	each(do_next, true);
-	each(do_fault_missing, true);
-	each(do_fault_stolen, true);
-	each(do_finish, false);
+	each(build, do_next);
+	each(build, do_fault_missing);
+	each(build, do_fault_stolen);
+	each(build, do_finish);
+	each(build_unsettled, do_finish);
 }
 
-/* A flight in many pieces, cut by one event in more than two places. */
-static void test_generations_cut_flights(void **state)
+/* What read_messages() is when it is put in order. */
+static void check_settled(const struct world *w)
+{
+	static const struct {
+		unsigned page;
+		int parent, child;
+	} want[] = {
+		{ 0, 0, 0 },	  { 1, -1, -1 },   { 30, -1, -1 },  { 33, 33, -1 },  { 36, 36, 36 },   { 41, -1, -1 },
+		{ 45, -1, 45 },	  { 48, 48, 48 },  { 62, -1, -1 },  { 82, -1, -1 },  { 83, 42, 42 },   { 85, 85, 85 },
+		{ 96, -1, -1 },	  { 120, 1, 1 },   { 122, 3, 3 },   { 149, 30, 30 }, { 160, -1, -1 },  { 161, 63, 63 },
+		{ 179, 81, 81 },  { 200, 45, -1 }, { 201, 46, -1 },
+	};
+	uint64_t img;
+	uint32_t obj;
+	size_t i;
+
+	for (i = 0; i < sizeof(want) / sizeof(want[0]); i++) {
+		if (want[i].parent >= 0) {
+			assert_true(lp_space_peek(w->s, want[i].page * PG, &img, &obj));
+			assert_int_equal(img, want[i].parent * PG);
+		} else {
+			assert_false(lp_space_peek(w->s, want[i].page * PG, &img, &obj));
+		}
+		if (want[i].child >= 0) {
+			assert_true(lp_space_peek(w->child, want[i].page * PG, &img, &obj));
+			assert_int_equal(img, want[i].child * PG);
+		} else {
+			assert_false(lp_space_peek(w->child, want[i].page * PG, &img, &obj));
+		}
+	}
+	assert_false(lp_space_young(w->child));
+	assert_false(lp_space_young(w->twin));
+	assert_true(lp_space_unsettled(w->twin));
+	assert_true(lp_space_missing(w->twin) > 0);
+}
+
+static void test_settled(void **state)
 {
 	struct world w;
-	unsigned i;
 
-	for (i = 1; i < 6; i++) {
-		unsigned k;
+	build_unsettled(&w);
+	assert_int_equal(do_settled(&w), 0);
+	check_settled(&w);
+	destroy(&w);
+	each(build_unsettled, do_settled);
+}
 
+/* Whichever allocation fails on the way, reading on and settling later leads to the same. */
+static void test_sequence(void **state)
+{
+	struct world w;
+	bool failed;
+	long n;
+
+	for (n = 1;; n++) {
 		build(&w);
-		assert_int_equal(lp_flight_finish(w.f[0]), 0);
-		w.f[0] = NULL;
-		assert_int_equal(lp_space_remove(w.s, 0, 200 * PG), 0);
-		assert_int_equal(lp_space_add_extent(w.s, 200 * PG, 260 * PG), 0);
-		assert_int_equal(lp_space_add_missing(w.s, 200 * PG, 260 * PG, 0, 1), 0);
-		for (k = 0; k < i; k++) /* newer mappings on top, in pieces */
-			assert_int_equal(lp_space_remap(w.s, (1 + k) * PG, (205 + 5 * k) * PG, PG), 0);
-		w.s->cursor = 0;
-		{
-			uint64_t when;
-
-			assert_int_equal(lp_engine_next(w.e, 100 * PG, 1, 0, &w.f[0], &when), 0);
-		}
-		assert_int_equal(lp_space_unmap(w.s, 200 * PG, 260 * PG), 0);
+		drain(&w);
+		fail_at = n;
+		failed = read_messages(&w) != 0;
+		fail_at = 0;
 		assert_false(lp_space_broken(w.s));
+		if (!failed || w.s->nlog)
+			assert_true(lp_space_unsettled(w.s));
+		assert_int_equal(do_settled(&w), 0);
+		assert_false(lp_space_unsettled(w.s));
+		if (!failed)
+			check_settled(&w);
 		destroy(&w);
+		if (!failed)
+			break;
 	}
+	assert_true(n > 1);
+}
+
+/* The end of a parent cannot fail: its children have what they have, or are broken and say so. */
+static void test_parent_ends(void **state)
+{
+	struct lp_flight *f;
+	enum lp_verdict v;
+	struct world w;
+	uint64_t when;
+	bool failed;
+	unsigned i;
+	long n, broken = 0;
+
+	for (n = 1;; n++) {
+		build_unsettled(&w);
+		drain(&w);
+		fail_at = n;
+		lp_space_exit(w.s);
+		failed = !fail_at;
+		fail_at = 0;
+		assert_true(lp_space_dead(w.s));
+		assert_false(lp_space_young(w.child));
+		for (i = 0; i < FLIGHTS; i++)
+			assert_null(lp_flight_head(w.f[i]));
+		if (lp_space_broken(w.child)) {
+			broken++;
+			assert_true(failed);
+			assert_false(lp_space_complete(w.child));
+			assert_false(lp_space_unsettled(w.child));
+			assert_int_equal(lp_space_fault(w.child, 0, PG, &v, &f), -ENOTRECOVERABLE);
+			assert_int_equal(lp_space_unmap(w.child, 0, PG), -ENOTRECOVERABLE);
+			assert_int_equal(lp_space_remove(w.child, 0, PG), -ENOTRECOVERABLE);
+			assert_true(lp_space_broken(w.twin));
+			assert_int_equal(lp_engine_next(w.e, PG, 1, 0, &f, &when), -EAGAIN);
+		} else {
+			uint64_t img;
+			uint32_t obj;
+
+			assert_true(lp_space_peek(w.child, 83 * PG, &img, &obj));
+			assert_int_equal(img, 42 * PG);
+			assert_false(lp_space_peek(w.child, 200 * PG, &img, &obj));
+		}
+		destroy(&w);
+		if (!failed)
+			break;
+	}
+	assert_true(broken > 0);
+}
+
+/* So many messages that they are put in order although nobody settles. */
+static int overflow(struct world *w)
+{
+	unsigned i;
+	int rc = 0;
+
+	for (i = 0; i < 300 && !rc; i++)
+		do
+			rc = lp_space_unmap(w->s, (i % 90) * PG, (i % 90 + 1) * PG);
+		while (rc == -ENOMEM && !fail_at);
+	return rc;
+}
+
+static void test_overflow(void **state)
+{
+	struct world w;
+	bool failed;
+	long n;
+
+	for (n = 1;; n++) {
+		build(&w);
+		drain(&w);
+		fail_at = n;
+		assert_int_equal(overflow(&w), 0);
+		failed = !fail_at;
+		fail_at = 0;
+		assert_int_equal(do_settled(&w), 0);
+		assert_false(lp_space_registered(w.s, 0, 90 * PG));
+		assert_true(lp_space_registered(w.s, 90 * PG, 91 * PG));
+		destroy(&w);
+		if (!failed)
+			break;
+	}
+	assert_true(n > 1);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_events),
-		cmocka_unit_test(test_generations),
-		cmocka_unit_test(test_claims),
-		cmocka_unit_test(test_generations_cut_flights),
+		cmocka_unit_test(test_messages), cmocka_unit_test(test_claims),	      cmocka_unit_test(test_settled),
+		cmocka_unit_test(test_sequence), cmocka_unit_test(test_parent_ends), cmocka_unit_test(test_overflow),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

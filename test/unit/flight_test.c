@@ -211,15 +211,21 @@ static void test_wait_for_readahead_filled(void **state)
 	assert_true(lp_space_complete(w->s));
 }
 
+/* REMAP and UNMAP: at the settled moment, at the old place and the new one. REMOVE: at once. */
 static void test_wakes(void **state)
 {
 	struct world *w = *state;
 	struct lp_flight *f = fault(w, 30, 1, LP_FILL);
-	uint64_t a;
+	uint64_t a, woken = 0;
 
 	assert_int_equal(lp_space_remap(w->s, 28 * PG, 100 * PG, 8 * PG), 0);
-	expect_wake(w, 30);
+	fault(w, 101, 1, LP_LATER); /* kept, although nobody has deferred it yet */
+	assert_int_equal(lp_space_unmap(w->s, 28 * PG, 36 * PG), 0);
 	assert_false(lp_space_next_wake(w->s, &a));
+	assert_int_equal(lp_space_settled(w->s), 0);
+	while (lp_space_next_wake(w->s, &a))
+		woken = woken * 1000 + a / PG;
+	assert_true(woken == 30101 || woken == 101030);
 	assert_int_equal(lp_flight_finish(f), 0);
 	assert_false(lp_space_has_deferred(w->s));
 	f = fault(w, 20, 1, LP_FILL);
@@ -228,6 +234,7 @@ static void test_wakes(void **state)
 	fill(f);
 	f = fault(w, 21, 1, LP_FILL);
 	assert_int_equal(lp_space_unmap(w->s, 21 * PG, 22 * PG), 0);
+	assert_int_equal(lp_space_settled(w->s), 0);
 	expect_wake(w, 21);
 	fill(f);
 	fault(w, 50, 1, LP_ZERO); /* deferred ones too */
@@ -235,6 +242,66 @@ static void test_wakes(void **state)
 	assert_int_equal(lp_space_remove(w->s, 50 * PG, 51 * PG), 0);
 	expect_wake(w, 50);
 	assert_false(lp_space_has_deferred(w->s));
+}
+
+/*
+ * At a settled moment all flights are emptied, wherever the change was: what
+ * they had is missing again, and who waits for it is asked again.
+ */
+static void test_emptied(void **state)
+{
+	struct world *w = *state;
+	struct lp_flight *b = bulk(w, 8), *u = fault(w, 30, 1, LP_FILL);
+
+	fault(w, 30, 1, LP_WAIT);
+	lp_flight_advance(b, 2 * PG);
+	assert_int_equal(lp_space_unmap(w->s, 60 * PG, 64 * PG), 0);
+	assert_null(lp_flight_head(b));
+	assert_null(lp_flight_head(u));
+	assert_int_equal(lp_flight_left(u), PG);
+	assert_false(lp_space_has_deferred(w->s));
+	assert_int_equal(lp_space_settled(w->s), 0);
+	assert_null(lp_flight_head(b));
+	assert_null(lp_flight_head(u));
+	assert_int_equal(lp_flight_left(b), 0);
+	assert_int_equal(lp_flight_left(u), 0);
+	assert_int_equal(lp_space_missing(w->s), 30 * PG);
+	assert_int_equal(lp_space_flights(w->s), 2);
+	expect_deferred(w, 30);
+	{
+		struct lp_flight *again = fault(w, 30, 1, LP_FILL);
+
+		assert_int_equal(lp_flight_finish(u), 0); /* says nothing about the page any more */
+		fault(w, 30, 1, LP_WAIT);
+		fill(again);
+	}
+	assert_int_equal(lp_flight_finish(b), 0);
+	fill(bulk(w, 100));
+	fill(bulk(w, 100));
+	assert_true(lp_space_complete(w->s));
+}
+
+/* A flight that ends in between gives back what it had, and so does the settled moment find it. */
+static void test_end_while_unsettled(void **state)
+{
+	struct world *w = *state;
+	struct lp_flight *b = bulk(w, 4), *u = fault(w, 30, 1, LP_FILL);
+	uint64_t img;
+	uint32_t obj;
+
+	assert_int_equal(lp_space_remap(w->s, 16 * PG, 100 * PG, 4 * PG), 0);
+	assert_int_equal(lp_flight_finish(b), 0);
+	assert_int_equal(lp_flight_finish(u), 0);
+	assert_int_equal(lp_space_missing(w->s), 32 * PG);
+	expect_deferred(w, 30);
+	fault(w, 30, 1, LP_LATER);
+	assert_int_equal(lp_space_defer(w->s, 30 * PG), 0);
+	assert_int_equal(lp_space_unmap(w->s, 16 * PG, 20 * PG), 0);
+	assert_int_equal(lp_space_settled(w->s), 0);
+	assert_true(lp_space_peek(w->s, 102 * PG, &img, &obj));
+	assert_int_equal(img, IMG + 2 * PG);
+	expect_deferred(w, 30);
+	fill(fault(w, 30, 1, LP_FILL));
 }
 
 /* A flight that lost its page to an event must not answer for a newer fault at the same place. */
@@ -257,9 +324,10 @@ static void test_end_of_an_old_flight_moved(void **state)
 	struct lp_flight *old = fault(w, 30, 1, LP_FILL), *f;
 
 	assert_int_equal(lp_space_unmap(w->s, 30 * PG, 31 * PG), 0);
-	expect_wake(w, 30);
 	assert_int_equal(lp_space_remap(w->s, 20 * PG, 30 * PG, PG), 0);
 	assert_int_equal(lp_space_unmap(w->s, 20 * PG, 21 * PG), 0);
+	assert_int_equal(lp_space_settled(w->s), 0);
+	expect_wake(w, 30);
 	assert_int_equal(lp_space_defer(w->s, 30 * PG), 0);
 	expect_deferred(w, 30);
 	{
@@ -283,6 +351,8 @@ static void test_many_waiters(void **state)
 	for (i = 16; i < 64; i++)
 		assert_int_equal(lp_space_defer(w->s, i * PG), 0);
 	assert_int_equal(lp_space_remap(w->s, 16 * PG, 100 * PG, 40 * PG), 0);
+	assert_int_equal(lp_space_unmap(w->s, 16 * PG, 56 * PG), 0);
+	assert_int_equal(lp_space_settled(w->s), 0);
 	while (lp_space_next_wake(w->s, &a))
 		seen |= UINT64_C(1) << (a / PG - 16);
 	assert_int_equal(seen, (UINT64_C(1) << 40) - 1);
@@ -297,7 +367,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_leftovers), T(test_steal), T(test_readahead), T(test_zero), T(test_unfilled_is_deferred),
 		T(test_wait_for_readahead), T(test_wait_for_readahead_filled), T(test_wakes),
-		T(test_end_of_an_old_flight), T(test_end_of_an_old_flight_moved), T(test_many_waiters),
+		T(test_emptied), T(test_end_while_unsettled), T(test_end_of_an_old_flight), T(test_end_of_an_old_flight_moved), T(test_many_waiters),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

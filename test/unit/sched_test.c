@@ -54,14 +54,14 @@ static int teardown(void **state)
 }
 
 /* The flight comes from @s and begins at @page; it is filled. */
-static void take(struct world *w, uint64_t bytes, unsigned pieces, const struct lp_space *s, uint64_t page,
-		 uint64_t want_bytes)
+static void take_at(struct world *w, uint64_t now, uint64_t bytes, unsigned pieces, const struct lp_space *s,
+		    uint64_t page, uint64_t want_bytes)
 {
 	struct lp_flight *f = NULL;
 	const struct lp_piece *p;
 	uint64_t when, sum = 0;
 
-	assert_int_equal(lp_engine_next(w->e, bytes, pieces, 0, &f, &when), 0);
+	assert_int_equal(lp_engine_next(w->e, bytes, pieces, now, &f, &when), 0);
 	assert_ptr_equal(lp_flight_space(f), s);
 	assert_int_equal(lp_flight_head(f)->addr, page * PG);
 	while ((p = lp_flight_head(f))) {
@@ -71,6 +71,12 @@ static void take(struct world *w, uint64_t bytes, unsigned pieces, const struct 
 	}
 	assert_int_equal(sum, want_bytes);
 	assert_int_equal(lp_flight_finish(f), 0);
+}
+
+static void take(struct world *w, uint64_t bytes, unsigned pieces, const struct lp_space *s, uint64_t page,
+		 uint64_t want_bytes)
+{
+	take_at(w, 0, bytes, pieces, s, page, want_bytes);
 }
 
 static void test_turns(void **state)
@@ -130,6 +136,26 @@ static void test_nothing_left(void **state)
 	assert_true(when == LP_NEVER);
 }
 
+/* Nothing is claimed from a space that waits for a settled moment, nor from a young child. */
+static void test_unsettled(void **state)
+{
+	struct world *w = *state;
+	struct lp_space *c;
+	struct lp_flight *f;
+	uint64_t when;
+
+	lp_space_exit(w->s[1]);
+	lp_space_exit(w->s[2]);
+	assert_int_equal(lp_space_fork(w->s[0], NULL, &c), 0);
+	lp_space_stall(w->s[0], 50);
+	assert_int_equal(lp_engine_next(w->e, PG, 1, 0, &f, &when), -EAGAIN);
+	assert_true(when == LP_NEVER); /* time alone does not help */
+	assert_int_equal(lp_space_settled(w->s[0]), 0);
+	take(w, PG, 1, c, 0, PG); /* the parent is stalled */
+	take_at(w, 60, PG, 1, w->s[0], 0, PG);
+	lp_space_free(c);
+}
+
 /* What comes back is found again, wherever the cursor is. */
 static void test_returned(void **state)
 {
@@ -149,7 +175,7 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_turns), T(test_hot), T(test_stall), T(test_nothing_left), T(test_returned),
+		T(test_turns), T(test_hot), T(test_stall), T(test_nothing_left), T(test_unsettled), T(test_returned),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
