@@ -372,7 +372,7 @@ static void put_file(struct conn *c, const struct req *r)
 	meta = lp_put_file_data(meta_at(c), META_CAP, &m);
 	c->iov[0] = (struct iovec){ c->head, lp_frame_close(c->head, LP_MSG_FILE_DATA, 0, r->id, meta, (uint32_t)n) };
 	c->iov[1] = (struct iovec){ c->data, n };
-	c->niov = 2;
+	c->niov = n ? 2 : 1; /* behind the end of the file: no bytes */
 	c->iov_at = 0;
 }
 
@@ -433,7 +433,8 @@ static int flush(struct conn *c, size_t *sent)
 			return errno == EAGAIN ? 0 : -errno;
 		c->last_out = lp_now();
 		*sent += n;
-		while (n && (size_t)n >= c->iov[c->iov_at].iov_len)
+		/* Also over empty pieces, which would never be sent. */
+		while (sending(c) && (size_t)n >= c->iov[c->iov_at].iov_len)
 			n -= c->iov[c->iov_at++].iov_len;
 		if (n) {
 			c->iov[c->iov_at].iov_base = (char *)c->iov[c->iov_at].iov_base + n;
