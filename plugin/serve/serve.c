@@ -50,6 +50,25 @@ void server_place(struct conn *c)
 	loop_give(best, c);
 }
 
+/*
+ * Who connects and says nothing gives way to who comes later: an honest client
+ * says hello at once. Only shut down here: its events may be under way, and the
+ * next turn closes it.
+ */
+static void turn_away_oldest(struct loop *l)
+{
+	struct conn *c, *oldest = NULL;
+
+	for (c = l->conns; c; c = c->next)
+		if (c->state == CONN_HELLO)
+			oldest = c; /* new ones are in front */
+	if (!oldest)
+		return;
+	oldest->state = CONN_CLOSING;
+	oldest->close_at = lp_now();
+	shutdown(oldest->fd, SHUT_RDWR);
+}
+
 static void on_listen(struct loop *l, int listen_fd)
 {
 	struct front *f = front_of(l);
@@ -67,8 +86,10 @@ static void on_listen(struct loop *l, int listen_fd)
 				usleep(5000); /* the backlog stays readable: no spinning on it */
 			return;
 		}
-		if (atomic_load(&l->srv->strangers) >= STRANGERS_MAX) {
-			close(fd); /* a flood: those who mean it come again */
+		if (atomic_load(&l->srv->strangers) >= STRANGERS_MAX)
+			turn_away_oldest(l);
+		if (atomic_load(&l->srv->strangers) >= 2 * STRANGERS_MAX) {
+			close(fd); /* those who mean it come again */
 			continue;
 		}
 		lp_tune(fd);
