@@ -157,7 +157,7 @@ clean:
 check:
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory all criu unit progs fuzzers
-	@test/run --build build lint unit scenario kernel criu fuzz
+	@test/run --build build lint unit scenario kernel criu net fuzz
 
 check-san:
 	@$(MAKE) --no-print-directory deps

@@ -86,7 +86,7 @@ static uint64_t add_bytes(struct build *b, uint64_t addr, const uint8_t *p, uint
 	return at;
 }
 
-static int add_runs(struct build *b, struct req *r)
+static void add_runs(struct build *b, struct req *r)
 {
 	struct ckpt *ck = b->c->ckpt;
 	const struct lp_task *t = lp_images_task(ck->im, r->a);
@@ -107,7 +107,6 @@ static int add_runs(struct build *b, struct req *r)
 		r->addr += n;
 		r->len -= n;
 	}
-	return 0;
 }
 
 int pages_frame(struct conn *c, struct req *r)
@@ -127,7 +126,9 @@ int pages_frame(struct conn *c, struct req *r)
 		return -EIO;
 	}
 	guard = &here;
+	atomic_signal_fence(memory_order_seq_cst); /* no look at the files outside of the guard */
 	add_runs(&b, r);
+	atomic_signal_fence(memory_order_seq_cst);
 	guard = NULL;
 	meta = lp_put_pages(c->head + LP_FRAME_HEADER, sizeof(c->head) - LP_FRAME_HEADER, &b.m);
 	if (meta < 0) {
