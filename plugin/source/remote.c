@@ -90,14 +90,21 @@ static int start(struct remote *r)
 	return 0;
 }
 
-static struct slot *find_slot(struct remote *r, uint32_t obj, uint64_t block)
+/* The slot with the byte at @at, preferably one that has it already: parts of one block may lie in several. */
+static struct slot *find_slot(struct remote *r, uint32_t obj, uint64_t at)
 {
+	struct slot *s, *coming = NULL;
 	unsigned i;
 
-	for (i = 0; i < r->nslots; i++)
-		if (r->slots[i].state != SLOT_EMPTY && r->slots[i].block == block && r->slots[i].obj == obj)
-			return &r->slots[i];
-	return NULL;
+	for (i = 0; i < r->nslots; i++) {
+		s = &r->slots[i];
+		if (s->state == SLOT_EMPTY || s->obj != obj || at < s->lo || at >= s->hi)
+			continue;
+		if (s->state == SLOT_READY)
+			return s;
+		coming = s;
+	}
+	return coming;
 }
 
 /*
@@ -163,11 +170,18 @@ static void lazy_part(const struct remote *r, uint32_t obj, uint64_t block, uint
 	}
 }
 
-static void ask(struct remote *r, struct slot *s, const struct place *p, uint8_t urgency)
+/* [lo, hi) of the block at @p, as far as it is lazy. */
+static void ask(struct remote *r, struct slot *s, const struct place *p, uint64_t lo, uint64_t hi, uint8_t urgency)
 {
 	uint64_t start, end;
 
 	lazy_part(r, p->obj, p->block, &start, &end);
+	if (start < lo)
+		start = lo;
+	if (end > hi)
+		end = hi;
+	s->lo = start;
+	s->hi = end;
 	s->state = SLOT_ASKED;
 	s->obj = p->obj;
 	s->block = p->block;
@@ -199,7 +213,7 @@ static void read_ahead(struct remote *r, size_t i)
 		if (!s)
 			break;
 		p->asked = true;
-		ask(r, s, p, 0);
+		ask(r, s, p, p->block, p->block + BLOCK, 0);
 		ahead++;
 	}
 }
@@ -233,8 +247,12 @@ static void remote_unmap(struct lp_source *src, struct lp_window *w)
 	pthread_mutex_unlock(&r->lock);
 }
 
-/* The block at place @i, pinned, or -errno. Lock held, released while waiting. */
-static int get_block(struct remote *r, size_t i, struct slot **out)
+/*
+ * A slot with @img, which is in the block at place @i, pinned, or -errno. When it
+ * must be asked for, then no more of the block than @want bytes: the rest may be
+ * in the task already. Lock held, released while waiting.
+ */
+static int get_block(struct remote *r, size_t i, uint64_t img, uint64_t want, struct slot **out)
 {
 	struct timespec end = deadline(r);
 	struct place *p = &r->places[i];
@@ -244,7 +262,7 @@ static int get_block(struct remote *r, size_t i, struct slot **out)
 	for (;;) {
 		if (atomic_load(&r->closing))
 			return -EINTR;
-		s = find_slot(r, p->obj, p->block);
+		s = find_slot(r, p->obj, img);
 		if (s && s->state == SLOT_READY)
 			break;
 		if (!s && asked)
@@ -253,7 +271,7 @@ static int get_block(struct remote *r, size_t i, struct slot **out)
 			s = take_slot(r, true);
 			if (s) {
 				p->asked = asked = true;
-				ask(r, s, p, 1);
+				ask(r, s, p, img, img + (want < BLOCK ? want : BLOCK), 1);
 			}
 		} else {
 			asked = true;
@@ -263,7 +281,7 @@ static int get_block(struct remote *r, size_t i, struct slot **out)
 		link_flush(&r->links[1]);
 		pthread_mutex_lock(&r->lock);
 		/* It may have come while the lock was free. */
-		s = find_slot(r, p->obj, p->block);
+		s = find_slot(r, p->obj, img);
 		if (s && s->state == SLOT_READY)
 			break;
 		if (pthread_cond_timedwait(&r->ready, &r->lock, &end))
@@ -291,12 +309,13 @@ static int remote_map(struct lp_source *src, struct lp_window *w, uint32_t obj, 
 	pthread_mutex_lock(&r->lock);
 	if (!r->started)
 		rc = start(r);
-	if (!rc && slot_of(w) && slot_of(w)->obj == obj && slot_of(w)->block == block) {
+	if (!rc && slot_of(w) && slot_of(w)->obj == obj && img >= slot_of(w)->lo &&
+	    img < slot_of(w)->hi) {
 		s = slot_of(w);
 	} else if (!rc) {
 		unpin(w);
 		i = place_at(r, obj, block);
-		rc = get_block(r, i, &s);
+		rc = get_block(r, i, img, want < LP_PAGE_SIZE ? LP_PAGE_SIZE : want, &s);
 		if (!rc) {
 			read_ahead(r, i);
 			flush = r->links[1].queued.head != NULL;
@@ -306,7 +325,7 @@ static int remote_map(struct lp_source *src, struct lp_window *w, uint32_t obj, 
 		w->priv = s;
 		w->obj = obj;
 		w->img = img;
-		w->end = min_u64(x->end, block + BLOCK);
+		w->end = min_u64(x->end, s->hi);
 		w->bytes = s->bytes + (img - block);
 	}
 	pthread_mutex_unlock(&r->lock);
@@ -322,10 +341,10 @@ static bool from_cache(struct remote *r, uint32_t obj, uint64_t img, uint8_t *bu
 	struct slot *s;
 
 	for (at = img; at < img + len; at += n) {
-		s = find_slot(r, obj, at - at % BLOCK);
+		s = find_slot(r, obj, at);
 		if (!s || s->state != SLOT_READY)
 			return false;
-		n = min_u64(s->block + BLOCK, img + len) - at;
+		n = min_u64(s->hi, img + len) - at;
 		memcpy(buf + (at - img), s->bytes + (at - s->block), n);
 	}
 	return true;

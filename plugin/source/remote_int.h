@@ -53,7 +53,8 @@ enum slot_state { SLOT_EMPTY, SLOT_ASKED, SLOT_READY };
 struct slot {
 	enum slot_state state;
 	uint32_t obj;
-	uint64_t block; /* its first address */
+	uint64_t block;	 /* its first address */
+	uint64_t lo, hi; /* what was asked of it */
 	unsigned pins;	/* windows on it */
 	bool touched;	/* a window was there: it may be taken when unpinned */
 	uint64_t used;
