@@ -15,7 +15,7 @@ PROTOC_C  ?= protoc-c
 SANITIZE  ?=
 B         := build$(if $(SANITIZE),/san-$(SANITIZE))
 
-PKGS      := libprotobuf-c libnl-3.0 jansson
+PKGS      := libprotobuf-c libnl-3.0 jansson libxxhash liblz4 libzstd
 CFLAGS    ?= -O2 -g
 WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter \
 	     -Wformat=2 -Wvla
@@ -48,11 +48,12 @@ endif
 PROTOS    := $(wildcard images/*.proto)
 PB_C      := $(PROTOS:%.proto=$(B)/gen/%.pb-c.c)
 PB_H      := $(PB_C:.c=.h)
-LIB_SRC   := $(wildcard plugin/base/*.c plugin/engine/*.c plugin/source/*.c plugin/restore/*.c images/*.c)
+LIB_SRC   := $(wildcard plugin/base/*.c plugin/engine/*.c plugin/source/*.c plugin/restore/*.c \
+	     plugin/proto/*.c plugin/net/*.c plugin/serve/*.c images/*.c)
 CLI_SRC   := $(wildcard plugin/cli/*.c)
 UNIT_SRC  := $(wildcard test/unit/*_test.c)
 # Programs of tests and benchmarks: one file each, linked with the library.
-PROG_SRC  := $(wildcard test/kernel/*.c test/criu/*.c test/bench/*.c test/scenario/*.c)
+PROG_SRC  := $(wildcard test/kernel/*.c test/criu/*.c test/bench/*.c test/scenario/*.c test/net/*.c)
 TLIB_SRC  := $(wildcard test/lib/*.c)
 
 LIB_OBJ   := $(LIB_SRC:%.c=$(B)/obj/%.o) $(PB_C:$(B)/gen/%.c=$(B)/obj/gen/%.o)
@@ -157,7 +158,7 @@ clean:
 check:
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory all criu unit progs fuzzers
-	@test/run --build build lint unit scenario kernel criu fuzz
+	@test/run --build build lint unit scenario kernel criu net fuzz
 
 check-san:
 	@$(MAKE) --no-print-directory deps
@@ -194,7 +195,8 @@ check-zdtm-full:
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS    = -O1 -g -std=gnu11 $(WARN) $(CPPFLAGS) -fsanitize=fuzzer,address,undefined \
 	        -fno-sanitize-recover=undefined $(shell $(PKGCONFIG) --cflags libprotobuf-c)
-FUZZERS      := build/fuzz/images_fuzz $(if $(wildcard test/fuzz/engine_fuzz.c),build/fuzz/engine_fuzz)
+FUZZERS      := build/fuzz/images_fuzz $(if $(wildcard test/fuzz/engine_fuzz.c),build/fuzz/engine_fuzz) \
+	        build/fuzz/proto_fuzz build/fuzz/serve_fuzz
 
 build/fuzz/images_fuzz: test/fuzz/images_fuzz.c $(wildcard images/*.[ch]) $(PB_C) build/fuzz/images_seeds
 	$(call say,FUZZER,$@)
@@ -210,6 +212,18 @@ MODEL_C := $(wildcard test/lib/model*.c)
 build/fuzz/engine_fuzz: test/fuzz/engine_fuzz.c $(MODEL_C) $(wildcard plugin/engine/*.[ch])
 	$(call say,FUZZER,$@)
 	$(Q)mkdir -p $(@D)/engine && $(CLANG) $(FUZZ_FLAGS) -Itest/lib -o $@ $< $(MODEL_C) $(wildcard plugin/engine/*.c)
+
+build/fuzz/proto_fuzz: test/fuzz/proto_fuzz.c $(wildcard plugin/proto/*.[ch])
+	$(call say,FUZZER,$@)
+	$(Q)mkdir -p $(@D) && $(CLANG) $(FUZZ_FLAGS) -o $@ $< $(wildcard plugin/proto/*.c) \
+		$(shell $(PKGCONFIG) --libs libxxhash liblz4 libzstd)
+
+SERVE_C := $(wildcard plugin/serve/*.c plugin/net/*.c plugin/proto/*.c plugin/base/*.c images/*.c) test/lib/imgbuild.c
+build/fuzz/serve_fuzz: test/fuzz/serve_fuzz.c test/fuzz/serve_seeds.py $(SERVE_C) $(wildcard plugin/*/*.h images/*.h) $(PB_C)
+	$(call say,FUZZER,$@)
+	$(Q)$(CLANG) $(FUZZ_FLAGS) -Wno-shadow -o $@ $< $(SERVE_C) $(PB_C) \
+		$(shell $(PKGCONFIG) --libs libprotobuf-c libxxhash liblz4 libzstd)
+	$(Q)mkdir -p $(@D)/serve && python3 test/fuzz/serve_seeds.py $(@D)/serve
 
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)

@@ -18,12 +18,19 @@
 #include "cli/cli.h"
 #include "restore/restore.h"
 #include "restore/uffd.h"
+#include "images/thin.h"
+#include "proto/proto.h"
+#include "source/remote.h"
 
 struct opts {
 	const char *images_dir, *work_dir, *log_file, *pidfile;
 	int status_fd, verbosity;
 	bool daemon, background, page_server;
 	unsigned workers;
+	struct lp_url from[LP_REMOTE_MAX];
+	size_t nfrom;
+	uint32_t encodings;
+	unsigned timeout_ms;
 };
 
 static void usage(FILE *f)
@@ -43,6 +50,11 @@ static void usage(FILE *f)
 	      "      --status-fd N      write one zero byte there when ready\n"
 	      "      --workers N        threads of the background fill (default: CPUs, at most 4)\n"
 	      "      --no-background    fill only what the tasks touch\n"
+	      "      --from URL         pages from `lazypages serve`: lazypages://HOST:PORT/NAME or\n"
+	      "                         unix:PATH:NAME; repeated: other servers with the same checkpoint.\n"
+	      "                         Without images in DIR the small ones are fetched into it\n"
+	      "      --compress WHAT    of what --from sends: none (default), lz4 or zstd\n"
+	      "      --timeout SECONDS  ask another server after that (default 10)\n"
 	      "      --no-default-config  accepted for CRIU's sake\n"
 	      "  -h, --help\n",
 	      f);
@@ -55,6 +67,9 @@ enum {
 	OPT_NO_BACKGROUND,
 	OPT_NO_DEFAULT_CONFIG,
 	OPT_PAGE_SERVER,
+	OPT_FROM,
+	OPT_COMPRESS,
+	OPT_TIMEOUT,
 	OPT_REMOTE, /* --address and all that only matter with --page-server */
 };
 
@@ -65,6 +80,27 @@ static int parse_number(const char *s, long min, long max, long *v)
 	errno = 0;
 	*v = strtol(s, &end, 10);
 	return errno || end == s || *end || *v < min || *v > max ? -EINVAL : 0;
+}
+
+static int add_from(struct opts *o, const char *s)
+{
+	struct lp_err err;
+
+	if (o->nfrom == LP_REMOTE_MAX) {
+		fprintf(stderr, "lazypages daemon: more than %d --from\n", LP_REMOTE_MAX);
+		return -EINVAL;
+	}
+	if (lp_url_parse(s, &o->from[o->nfrom], &err)) {
+		fprintf(stderr, "lazypages daemon: --from: %s\n", err.msg);
+		return -EINVAL;
+	}
+	if (!lp_ckpt_name_ok(o->from[o->nfrom].name, strlen(o->from[o->nfrom].name))) {
+		fprintf(stderr,
+			"lazypages daemon: --from %s: no name of a checkpoint at its end (letters, digits, . _ @ + -)\n", s);
+		return -EINVAL;
+	}
+	o->nfrom++;
+	return 0;
 }
 
 static int parse(int argc, char **argv, struct opts *o)
@@ -81,6 +117,9 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "no-background", no_argument, NULL, OPT_NO_BACKGROUND },
 		{ "no-default-config", no_argument, NULL, OPT_NO_DEFAULT_CONFIG },
 		{ "page-server", no_argument, NULL, OPT_PAGE_SERVER },
+		{ "from", required_argument, NULL, OPT_FROM },
+		{ "compress", required_argument, NULL, OPT_COMPRESS },
+		{ "timeout", required_argument, NULL, OPT_TIMEOUT },
 		{ "address", required_argument, NULL, OPT_REMOTE },
 		{ "port", required_argument, NULL, OPT_REMOTE },
 		{ "tls", no_argument, NULL, OPT_REMOTE },
@@ -140,6 +179,29 @@ static int parse(int argc, char **argv, struct opts *o)
 				return -EINVAL;
 			}
 			o->workers = v;
+			break;
+		case OPT_FROM:
+			if (add_from(o, optarg))
+				return -EINVAL;
+			break;
+		case OPT_COMPRESS:
+			if (!strcmp(optarg, "none")) {
+				o->encodings = 0;
+			} else if (!strcmp(optarg, "lz4")) {
+				o->encodings = 1u << LP_ENC_LZ4;
+			} else if (!strcmp(optarg, "zstd")) {
+				o->encodings = 1u << LP_ENC_ZSTD;
+			} else {
+				fprintf(stderr, "lazypages daemon: --compress takes none, lz4 or zstd, not `%s`\n", optarg);
+				return -EINVAL;
+			}
+			break;
+		case OPT_TIMEOUT:
+			if (parse_number(optarg, 1, 3600, &v)) {
+				fprintf(stderr, "lazypages daemon: --timeout takes 1 to 3600, not `%s`\n", optarg);
+				return -EINVAL;
+			}
+			o->timeout_ms = v * 1000;
 			break;
 		case OPT_NO_BACKGROUND:
 			o->background = false;
@@ -231,6 +293,17 @@ static void summary(const struct lp_restore_stats *s)
 	       (unsigned long long)s->removes, (unsigned long long)s->unmaps, (unsigned long long)s->refused);
 }
 
+static void remote_summary(struct lp_source *src)
+{
+	struct lp_remote_stats s;
+	char a[16];
+
+	lp_source_remote_stats(src, &s);
+	pr_msg("from servers: %s received, %llu connections lost, %llu changes of server, %llu answers damaged",
+	       lp_size_str(s.bytes, a, sizeof(a)), (unsigned long long)s.reconnects, (unsigned long long)s.failovers,
+	       (unsigned long long)s.corrupt);
+}
+
 /* LAZYPAGES_TEST_DELAYS=SEED,MICROSECONDS: see lp_uffd_inject_delays(). */
 static void test_delays(void)
 {
@@ -272,7 +345,39 @@ static int serve(const struct opts *o, const struct lp_images *im, struct lp_sou
 	rc = lp_restore_run(&conf, listen_fd, &stats, err);
 	if (!rc)
 		summary(&stats);
+	if (!rc && o->nfrom)
+		remote_summary(src);
 	return rc;
+}
+
+/* Images and the source of their pages: from the directory, or with --from from servers. */
+static int open_source(const struct opts *o, const char *dir, struct lp_images **im, struct lp_source **src,
+		       struct lp_err *err)
+{
+	struct lp_remote_conf conf = {
+		.urls = o->from, .nurls = o->nfrom, .encodings = o->encodings, .timeout_ms = o->timeout_ms,
+	};
+	uint8_t told[LP_IMAGES_IDENT_LEN] = { 0 };
+	char path[4096];
+	bool fetched = false;
+	int rc = 0;
+
+	if (o->nfrom) {
+		snprintf(path, sizeof(path), "%s/inventory.img", dir);
+		if (access(path, F_OK) && errno == ENOENT) {
+			rc = lp_remote_fetch(o->from, o->nfrom, dir, o->timeout_ms, told, err);
+			fetched = true;
+		}
+	}
+	if (!rc)
+		rc = lp_images_open(dir, im, err);
+	if (rc || !o->nfrom)
+		return rc ? rc : lp_source_local_open(*im, src, err);
+	rc = lp_images_ident(*im, dir, conf.ident, err);
+	if (!rc && fetched && memcmp(conf.ident, told, sizeof(told)))
+		rc = lp_err(err, -EINVAL, "%s: the fetched images are not what %s has: remove them and try again", dir,
+			    o->from[0].text);
+	return rc ? rc : lp_source_remote_open(*im, &conf, src, err);
 }
 
 static unsigned default_workers(void)
@@ -286,7 +391,7 @@ int cmd_daemon(int argc, char **argv)
 {
 	struct opts o = {
 		.images_dir = ".", .status_fd = -1, .verbosity = LP_LOG_WARN, .background = true,
-		.workers = default_workers(),
+		.workers = default_workers(), .timeout_ms = 10000,
 	};
 	struct lp_images *im = NULL;
 	struct lp_source *src = NULL;
@@ -300,7 +405,7 @@ int cmd_daemon(int argc, char **argv)
 		return 2;
 	if (o.page_server) {
 		fputs("lazypages daemon: --page-server: pages from a server are not supported yet; "
-		      "use local images (-D DIR)\n",
+		      "use --from, or local images (-D DIR)\n",
 		      stderr);
 		return 1;
 	}
@@ -315,9 +420,7 @@ int cmd_daemon(int argc, char **argv)
 		logging = !rc && o.log_file;
 	}
 	if (!rc)
-		rc = lp_images_open(dir, &im, &err);
-	if (!rc)
-		rc = lp_source_local_open(im, &src, &err);
+		rc = open_source(&o, dir, &im, &src, &err);
 	if (!rc) {
 		listen_fd = lp_restore_listen(&err);
 		rc = listen_fd < 0 ? listen_fd : 0;

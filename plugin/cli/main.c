@@ -11,6 +11,7 @@ static const struct {
 	const char *what;
 } commands[] = {
 	{ "daemon", cmd_daemon, "fill the tasks of one `criu restore --lazy-pages`" },
+	{ "serve", cmd_serve, "offer checkpoints to other hosts" },
 	{ "inspect", cmd_inspect, "show what a checkpoint holds" },
 	{ "check", cmd_check, "can this machine restore lazily?" },
 	/* What callers of `criu lazy-pages` say. */

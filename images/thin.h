@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A checkpoint seen by somebody whose pages come over the network: who is it,
+ * and what must the local directory have so that CRIU restores it lazily?
+ *
+ * The *thin* form of a checkpoint is what `criu dump --lazy-pages` leaves:
+ * pagemaps that mark lazy pages as being elsewhere, and pages files with the
+ * eager ones only. Parents are resolved in it.
+ */
+#ifndef LP_IMAGES_THIN_H
+#define LP_IMAGES_THIN_H
+
+#include "images/images.h"
+
+#define LP_IMAGES_IDENT_LEN 16
+
+/*
+ * Which checkpoint is this? The same for a checkpoint and its thin form: over
+ * inventory, process tree, cores of the tasks, VMAs and lazy ranges, but not
+ * over where the bytes are. @dir: where @im was opened.
+ */
+int lp_images_ident(const struct lp_images *im, const char *dir, uint8_t ident[LP_IMAGES_IDENT_LEN],
+		    struct lp_err *err);
+
+/* The contents of the thin pagemap-PID.img of @t, which has memory; *buf is the caller's, free() it. */
+int lp_thin_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_t **buf, size_t *len);
+
+/*
+ * Can the other files of the top directory @dirfd (borrowed) be used without
+ * the parents? Not when shared memory is in them: -ENOTSUP.
+ */
+int lp_thin_check(const struct lp_images *im, int dirfd, struct lp_err *err);
+
+#endif

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* `lazypages serve`: offer checkpoints to other hosts. Parses and runs the server. */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "cli/cli.h"
+#include "serve/serve.h"
+
+#define MANY 256
+
+static void usage(FILE *f)
+{
+	fputs("Usage: lazypages serve --listen ADDRESS (--root DIR | --list FILE | NAME=DIR)... [OPTIONS]\n"
+	      "\n"
+	      "Offers checkpoints, read-only, to `lazypages daemon --from URL` on other hosts.\n"
+	      "\n"
+	      "      --root DIR         each subdirectory of DIR that holds a checkpoint, by its name (repeatable)\n"
+	      "      NAME=DIR           one checkpoint\n"
+	      "      --list FILE        lines NAME=DIR; read again on SIGHUP\n"
+	      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable)\n"
+	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
+	      "      --max-clients N    that many restores at once (default 1024)\n"
+	      "      --idle SECONDS     close clients that are silent or stuck so long (default 60)\n"
+	      "      --workers N        threads for the background of restores (default: CPUs, at most 4)\n"
+	      "      --status-fd N      write one zero byte there when listening\n"
+	      "  -o, --log-file FILE    log here instead of to stderr\n"
+	      "  -v[N], --verbosity[=N] 0 summary, 1 errors, 2 warnings (default), 3 steps, 4 everything\n"
+	      "  -h, --help\n",
+	      f);
+}
+
+struct args {
+	const char *roots[MANY], *named[MANY], *log_file;
+	struct lp_addr listen[16];
+	struct lp_serve_conf conf;
+	int verbosity;
+};
+
+static int number(const char *opt, const char *s, long min, long max, long *v)
+{
+	char *end;
+
+	errno = 0;
+	*v = strtol(s, &end, 10);
+	if (!errno && end != s && !*end && *v >= min && *v <= max)
+		return 0;
+	fprintf(stderr, "lazypages serve: %s takes %ld to %ld, not `%s`\n", opt, min, max, s);
+	return -EINVAL;
+}
+
+static int parse(int argc, char **argv, struct args *a)
+{
+	enum { ROOT = 256, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS };
+	static const struct option longs[] = {
+		{ "root", required_argument, NULL, ROOT },
+		{ "list", required_argument, NULL, LIST },
+		{ "listen", required_argument, NULL, LISTEN },
+		{ "insecure-listen-anywhere", no_argument, NULL, ANYWHERE },
+		{ "max-clients", required_argument, NULL, MAX },
+		{ "idle", required_argument, NULL, IDLE },
+		{ "workers", required_argument, NULL, WORKERS },
+		{ "status-fd", required_argument, NULL, STATUS },
+		{ "log-file", required_argument, NULL, 'o' },
+		{ "verbosity", optional_argument, NULL, 'v' },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	struct lp_serve_conf *conf = &a->conf;
+	struct lp_err err;
+	long v = 0;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "o:v::h", longs, NULL)) != -1) {
+		switch (c) {
+		case ROOT:
+			if (conf->nroots == MANY)
+				return fprintf(stderr, "lazypages serve: more than %d roots\n", MANY), -EINVAL;
+			a->roots[conf->nroots++] = optarg;
+			break;
+		case LIST:
+			conf->list = optarg;
+			break;
+		case LISTEN:
+			if (conf->nlisten == sizeof(a->listen) / sizeof(a->listen[0]))
+				return fputs("lazypages serve: more than 16 addresses\n", stderr), -EINVAL;
+			if (lp_addr_parse(optarg, &a->listen[conf->nlisten++], &err))
+				return fprintf(stderr, "lazypages serve: --listen: %s\n", err.msg), -EINVAL;
+			break;
+		case ANYWHERE:
+			conf->anywhere = true;
+			break;
+		case MAX:
+			if (number("--max-clients", optarg, 1, 100000, &v))
+				return -EINVAL;
+			conf->max_clients = v;
+			break;
+		case IDLE:
+			if (number("--idle", optarg, 1, 86400, &v))
+				return -EINVAL;
+			conf->idle_ms = v * 1000;
+			break;
+		case WORKERS:
+			if (number("--workers", optarg, 1, 16, &v))
+				return -EINVAL;
+			conf->workers = v;
+			break;
+		case STATUS:
+			if (number("--status-fd", optarg, 0, 1 << 20, &v))
+				return -EINVAL;
+			if (fcntl(v, F_GETFD) < 0)
+				return fprintf(stderr, "lazypages serve: --status-fd %ld: not open\n", v), -EINVAL;
+			conf->status_fd = v;
+			break;
+		case 'o':
+			a->log_file = optarg;
+			break;
+		case 'v':
+			if (!optarg)
+				a->verbosity++;
+			else if (number("-v", optarg, 0, 4, &v))
+				return -EINVAL;
+			else
+				a->verbosity = v;
+			break;
+		case 'h':
+			usage(stdout);
+			exit(0);
+		default:
+			fputs("lazypages serve: try `lazypages serve --help`\n", stderr);
+			return -EINVAL;
+		}
+	}
+	for (; optind < argc; optind++) {
+		if (!strchr(argv[optind], '=') || conf->nnamed == MANY)
+			return fprintf(stderr, "lazypages serve: what is `%s`? try `lazypages serve --help`\n",
+				       argv[optind]),
+			       -EINVAL;
+		a->named[conf->nnamed++] = argv[optind];
+	}
+	if (!conf->nlisten)
+		return fputs("lazypages serve: where? say --listen HOST:PORT or --listen unix:PATH\n", stderr), -EINVAL;
+	if (!conf->nroots && !conf->nnamed && !conf->list)
+		return fputs("lazypages serve: what? say --root DIR, NAME=DIR or --list FILE\n", stderr), -EINVAL;
+	return 0;
+}
+
+int cmd_serve(int argc, char **argv)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	struct args *a = calloc(1, sizeof(*a));
+	struct lp_err err = { "" };
+	size_t i;
+	int rc = 0;
+
+	if (!a)
+		return 1;
+	a->verbosity = LP_LOG_WARN;
+	a->conf = (struct lp_serve_conf){
+		.roots = a->roots, .named = a->named, .listen = a->listen, .max_clients = 1024, .idle_ms = 60000,
+		.workers = cpus < 1 ? 1 : cpus > 4 ? 4 : cpus, .status_fd = -1,
+	};
+	if (parse(argc, argv, a)) {
+		free(a);
+		return 2;
+	}
+	for (i = 0; !rc && i < a->conf.nroots; i++)
+		if (access(a->roots[i], R_OK | X_OK))
+			rc = lp_err_sys(&err, -errno, "--root %s", a->roots[i]);
+	if (!rc) {
+		rc = lp_log_init(a->log_file, a->verbosity);
+		if (rc)
+			lp_err_sys(&err, rc, "%s", a->log_file);
+	}
+	if (!rc)
+		rc = lp_serve_run(&a->conf, &err);
+	if (rc)
+		fprintf(stderr, "lazypages serve: %s\n", err.msg);
+	free(a);
+	return rc ? 1 : 0;
+}

@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * One connection: bytes in, requests queued, frames out. What a client can make
+ * us hold is in struct conn, plus LP_DATA_MAX while it gets files or compressed
+ * pages: when its queue is full or its socket takes no more, nothing more is
+ * read from it.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "serve/internal.h"
+
+/* How long a client that was told to go may take to read the rest. */
+#define LINGER_NS UINT64_C(2000000000)
+#define HELLO_NS  UINT64_C(5000000000)
+
+struct conn *conn_new(struct loop *l, int fd)
+{
+	struct conn *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return NULL;
+	c->loop = l;
+	c->fd = fd;
+	c->last_in = c->last_out = lp_now();
+	atomic_fetch_add(&l->srv->strangers, 1);
+	return c;
+}
+
+void conn_free(struct conn *c)
+{
+	struct server *srv = c->loop->srv;
+
+	if (c->counted)
+		atomic_fetch_sub(&srv->clients[c->role], 1);
+	else
+		atomic_fetch_sub(&srv->strangers, 1);
+	if (c->ckpt)
+		store_put(srv->store, c->ckpt);
+	close(c->fd);
+	free(c->data);
+	free(c);
+}
+
+static bool sending(const struct conn *c)
+{
+	return c->iov_at < c->niov;
+}
+
+static struct req *push(struct conn *c, uint16_t type, uint64_t id)
+{
+	struct req *r = &c->reqs[c->nreqs++];
+
+	*r = (struct req){ .type = type, .id = id };
+	return r;
+}
+
+static void push_error(struct conn *c, uint64_t id, uint16_t code, const char *text)
+{
+	struct req *r = push(c, LP_MSG_ERROR, id);
+
+	r->error = code;
+	r->text = text;
+}
+
+/* A frame whose meta of @meta bytes is in place. */
+static void frame(struct conn *c, uint16_t type, uint64_t id, ssize_t meta)
+{
+	c->iov[0] = (struct iovec){ c->head, lp_frame_close(c->head, type, 0, id, meta, 0) };
+	c->niov = 1;
+	c->iov_at = 0;
+}
+
+static uint8_t *meta_at(struct conn *c)
+{
+	return c->head + LP_FRAME_HEADER;
+}
+
+#define META_CAP (OUT_HEAD - LP_FRAME_HEADER)
+
+/* Tell why, then close. */
+static void refuse(struct conn *c, uint64_t id, uint16_t code, const char *text)
+{
+	frame(c, LP_MSG_ERROR, id, lp_put_error(meta_at(c), META_CAP, code, text));
+	c->nreqs = 0;
+	c->state = CONN_CLOSING;
+	c->close_at = lp_now() + LINGER_NS;
+	loop_run(c);
+}
+
+/* ---- in ---- */
+
+static void on_hello(struct conn *c, uint64_t id, const uint8_t *meta, size_t len)
+{
+	static const uint8_t any[LP_IDENT_LEN];
+	struct server *srv = c->loop->srv;
+	char name[LP_CKPT_NAME_MAX + 1];
+	struct lp_err err = { "" };
+	struct lp_welcome w;
+	struct lp_hello h;
+	int rc;
+
+	if (lp_get_hello(meta, len, &h)) {
+		refuse(c, id, LP_ERROR_PROTOCOL, "malformed hello");
+		return;
+	}
+	if (h.vmin > LP_PROTO_VERSION || h.vmax < LP_PROTO_VERSION) {
+		refuse(c, id, LP_ERROR_VERSION, "this server speaks version 1 of the protocol");
+		return;
+	}
+	if (atomic_fetch_add(&srv->clients[h.role], 1) >= srv->conf->max_clients) {
+		atomic_fetch_sub(&srv->clients[h.role], 1);
+		refuse(c, id, LP_ERROR_BUSY, "too many clients (--max-clients)");
+		return;
+	}
+	c->role = h.role;
+	c->counted = true;
+	atomic_fetch_sub(&srv->strangers, 1);
+	if (h.name.n) {
+		memcpy(name, h.name.p, h.name.n);
+		name[h.name.n] = 0;
+		rc = store_get(srv->store, name, &c->ckpt, &err);
+		if (rc) {
+			if (rc != -ENOENT)
+				pr_warn("%s: %s", name, err.msg);
+			refuse(c, id, LP_ERROR_UNKNOWN, err.msg);
+			return;
+		}
+		if (memcmp(h.ident, any, sizeof(any)) && memcmp(h.ident, c->ckpt->ident, sizeof(any))) {
+			refuse(c, id, LP_ERROR_STALE, "the checkpoint of this name is not the one you began with");
+			return;
+		}
+	}
+	c->encodings = h.encodings & (LP_ENC_BASE | 1u << LP_ENC_LZ4 | 1u << LP_ENC_ZSTD);
+	w = (struct lp_welcome){
+		.version = LP_PROTO_VERSION,
+		.encodings = c->encodings,
+		.max_get = LP_GET_MAX,
+		.max_requests = LP_OUTSTANDING,
+		.idle_ms = srv->conf->idle_ms,
+		.tasks = c->ckpt ? lp_images_ntasks(c->ckpt->im) : 0,
+	};
+	if (c->ckpt)
+		memcpy(w.ident, c->ckpt->ident, sizeof(w.ident));
+	frame(c, LP_MSG_WELCOME, id, lp_put_welcome(meta_at(c), META_CAP, &w));
+	c->state = CONN_OPEN;
+	loop_run(c);
+}
+
+static int on_get(struct conn *c, uint64_t id, const uint8_t *meta, size_t len)
+{
+	struct lp_get g;
+	struct req *r;
+
+	if (lp_get_get(meta, len, &g))
+		return -EBADMSG;
+	if (g.obj >= lp_images_ntasks(c->ckpt->im)) {
+		push_error(c, id, LP_ERROR_RANGE, "no such task");
+		return 0;
+	}
+	r = push(c, LP_MSG_GET, id);
+	r->a = g.obj;
+	r->addr = g.addr;
+	r->len = g.len;
+	r->urgency = g.urgency;
+	pages_willneed(c->ckpt, r);
+	return 0;
+}
+
+static int on_file_read(struct conn *c, uint64_t id, const uint8_t *meta, size_t len)
+{
+	struct lp_file_read m;
+	struct req *r;
+	int i;
+
+	if (lp_get_file_read(meta, len, &m))
+		return -EBADMSG;
+	i = files_find(c->ckpt, m.name);
+	if (i < 0) {
+		push_error(c, id, LP_ERROR_RANGE, "no such file");
+		return 0;
+	}
+	r = push(c, LP_MSG_FILE_READ, id);
+	r->a = (uint32_t)i;
+	r->addr = m.off;
+	r->len = m.len < LP_DATA_MAX ? m.len : LP_DATA_MAX;
+	return 0;
+}
+
+/* A request of an open connection; there is room in the queue. */
+static int on_request(struct conn *c, const struct lp_frame *f, const uint8_t *meta)
+{
+	bool control = c->role == LP_ROLE_CONTROL;
+	uint32_t first;
+
+	switch (f->type) {
+	case LP_MSG_PING:
+		push(c, LP_MSG_PING, f->id)->urgency = UINT8_MAX;
+		return 0;
+	case LP_MSG_PONG:
+		return 0;
+	case LP_MSG_BYE:
+		c->eof = true;
+		return 0;
+	case LP_MSG_LIST:
+	case LP_MSG_FILES:
+		if (!control || (f->type == LP_MSG_FILES && !c->ckpt) || lp_get_from(meta, f->meta, &first))
+			return -EBADMSG;
+		push(c, f->type, f->id)->a = first;
+		return 0;
+	case LP_MSG_FILE_READ:
+		return control && c->ckpt ? on_file_read(c, f->id, meta, f->meta) : -EBADMSG;
+	case LP_MSG_GET:
+		return c->ckpt ? on_get(c, f->id, meta, f->meta) : -EBADMSG;
+	default:
+		return -EBADMSG;
+	}
+}
+
+/* Whose role is served elsewhere: what follows the hello is for that thread. */
+static bool leaves_front(const struct conn *c)
+{
+	return c->state == CONN_OPEN && c->role != LP_ROLE_CONTROL && c->loop == &c->loop->srv->front;
+}
+
+/* Handle whole frames; stops when the queue is full. */
+static int parse(struct conn *c)
+{
+	size_t at = 0, len;
+	struct lp_frame f;
+	int rc = 0;
+
+	while (!c->eof && c->nin - at >= LP_FRAME_HEADER && c->nreqs < LP_OUTSTANDING && c->state <= CONN_OPEN &&
+	       !leaves_front(c)) {
+		const uint8_t *p = c->in + at;
+
+		if (lp_frame_get(p, true, &f) || f.flags) {
+			rc = -EBADMSG;
+			break;
+		}
+		len = LP_FRAME_HEADER + f.meta;
+		if (c->nin - at < len)
+			break;
+		at += len;
+		if (lp_frame_check(p, p + LP_FRAME_HEADER)) {
+			rc = -EBADMSG;
+			break;
+		}
+		if (c->state == CONN_OPEN) {
+			rc = on_request(c, &f, p + LP_FRAME_HEADER);
+			if (rc)
+				break;
+		} else if (f.type == LP_MSG_HELLO) {
+			on_hello(c, f.id, p + LP_FRAME_HEADER, f.meta);
+		} else {
+			rc = -EBADMSG;
+			break;
+		}
+	}
+	c->nin -= at;
+	memmove(c->in, c->in + at, c->nin);
+	if (rc && !sending(c) && c->state <= CONN_OPEN) {
+		refuse(c, 0, LP_ERROR_PROTOCOL, "malformed frame");
+		return 0;
+	}
+	return rc;
+}
+
+static bool may_read(const struct conn *c)
+{
+	return !c->eof && c->nreqs < LP_OUTSTANDING && c->state <= CONN_OPEN && c->nin < sizeof(c->in) &&
+	       !leaves_front(c);
+}
+
+int conn_read(struct conn *c)
+{
+	uint8_t drop[4096];
+	ssize_t n;
+	int rc;
+
+	for (;;) {
+		bool take = may_read(c);
+
+		/* A client that was told to go: read on, or the kernel would cut off what it has not read yet. */
+		if (!take && c->state != CONN_CLOSING)
+			break;
+		n = take ? recv(c->fd, c->in + c->nin, sizeof(c->in) - c->nin, MSG_DONTWAIT) :
+			   recv(c->fd, drop, sizeof(drop), MSG_DONTWAIT);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			break;
+		if (n < 0)
+			return -errno;
+		if (!n) {
+			/* What was asked is answered all the same; then sending tells whether it is really gone. */
+			c->eof = true;
+			break;
+		}
+		if (!take)
+			continue;
+		c->last_in = lp_now();
+		c->nin += n;
+		rc = parse(c);
+		if (rc)
+			return rc;
+	}
+	if (c->nreqs || sending(c))
+		loop_run(c);
+	if (c->eof && !c->nreqs && !sending(c))
+		return -EPIPE;
+	c->want_in = !c->eof && (may_read(c) || c->state == CONN_CLOSING);
+	return 0;
+}
+
+/* ---- out ---- */
+
+static void put_names(struct conn *c, const struct req *r, char **names, const struct vfile *files, size_t n)
+{
+	struct lp_list l = { .total = n, .first = r->a < n ? r->a : n };
+	uint8_t *buf = meta_at(c);
+	ssize_t at = lp_put_list(buf, META_CAP, &l), k;
+	size_t i;
+
+	for (i = l.first; i < n; i++) {
+		k = files ? lp_put_item(buf + at, META_CAP - at, &files[i].size, files[i].name) :
+			    lp_put_item(buf + at, META_CAP - at, NULL, names[i]);
+		if (k < 0)
+			break;
+		at += k;
+		l.n++;
+	}
+	lp_put_list(buf, META_CAP, &l);
+	frame(c, files ? LP_MSG_FILE_LIST : LP_MSG_NAMES, r->id, at);
+}
+
+static void put_list(struct conn *c, const struct req *r)
+{
+	char **names;
+	size_t n;
+
+	store_names(c->loop->srv->store, &names, &n);
+	put_names(c, r, names, NULL, n);
+	while (n)
+		free(names[--n]);
+	free(names);
+}
+
+static void put_error(struct conn *c, uint64_t id, uint16_t code, const char *text)
+{
+	frame(c, LP_MSG_ERROR, id, lp_put_error(meta_at(c), META_CAP, code, text));
+}
+
+static void put_file(struct conn *c, const struct req *r)
+{
+	struct lp_file_data m = { .off = r->addr };
+	ssize_t n = -ENOMEM, meta;
+
+	if (!c->data)
+		c->data = malloc(LP_DATA_MAX);
+	if (c->data)
+		n = files_read(c->ckpt, r->a, r->addr, c->data, r->len);
+	if (n < 0) {
+		pr_warn("%s: %s: %s", c->ckpt->name, c->ckpt->files[r->a].name, strerror((int)-n));
+		put_error(c, r->id, LP_ERROR_IO, "cannot read the file");
+		return;
+	}
+	m.sum = lp_data_sum(c->data, n);
+	meta = lp_put_file_data(meta_at(c), META_CAP, &m);
+	c->iov[0] = (struct iovec){ c->head, lp_frame_close(c->head, LP_MSG_FILE_DATA, 0, r->id, meta, (uint32_t)n) };
+	c->iov[1] = (struct iovec){ c->data, n };
+	c->niov = n ? 2 : 1; /* behind the end of the file: no bytes */
+	c->iov_at = 0;
+}
+
+/* The next frame. Requests of one urgency in their order, greater urgency first. */
+static void next_frame(struct conn *c)
+{
+	unsigned i, best = 0;
+	struct req *r;
+
+	for (i = 1; i < c->nreqs; i++)
+		if (c->reqs[i].urgency > c->reqs[best].urgency)
+			best = i;
+	r = &c->reqs[best];
+	switch (r->type) {
+	case LP_MSG_GET:
+		if (pages_frame(c, r)) {
+			pr_warn("%s: task %u, 0x%llx: cannot read its pages: the files were changed under the server",
+				c->ckpt->name, r->a, (unsigned long long)r->addr);
+			put_error(c, r->id, LP_ERROR_IO, "cannot read the pages");
+		} else if (r->len) {
+			return;
+		}
+		break;
+	case LP_MSG_PING:
+		frame(c, LP_MSG_PONG, r->id, 0);
+		break;
+	case LP_MSG_LIST:
+		put_list(c, r);
+		break;
+	case LP_MSG_FILES:
+		put_names(c, r, NULL, c->ckpt->files, c->ckpt->nfiles);
+		break;
+	case LP_MSG_FILE_READ:
+		put_file(c, r);
+		break;
+	case LP_MSG_BYE:
+		frame(c, LP_MSG_BYE, 0, 0);
+		c->state = CONN_CLOSING;
+		c->close_at = lp_now() + LINGER_NS;
+		break;
+	default:
+		put_error(c, r->id, r->error, r->text);
+	}
+	c->nreqs--;
+	memmove(r, r + 1, (c->nreqs - best) * sizeof(*r));
+}
+
+/* The rest of the frame. 1: all of it is sent; 0: the socket is full; -errno. */
+static int flush(struct conn *c, size_t *sent)
+{
+	while (sending(c)) {
+		struct msghdr mh = { .msg_iov = c->iov + c->iov_at, .msg_iovlen = c->niov - c->iov_at };
+		ssize_t n = sendmsg(c->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return errno == EAGAIN ? 0 : -errno;
+		c->last_out = lp_now();
+		*sent += n;
+		/* Also over empty pieces, which would never be sent. */
+		while (sending(c) && (size_t)n >= c->iov[c->iov_at].iov_len)
+			n -= c->iov[c->iov_at++].iov_len;
+		if (n) {
+			c->iov[c->iov_at].iov_base = (char *)c->iov[c->iov_at].iov_base + n;
+			c->iov[c->iov_at].iov_len -= n;
+		}
+	}
+	return 1;
+}
+
+int conn_send(struct conn *c, size_t quantum)
+{
+	size_t sent = 0;
+	int rc = 1;
+
+	if (!sending(c))
+		c->last_out = lp_now(); /* it waits from now on */
+	while (sent < quantum) {
+		rc = flush(c, &sent);
+		if (rc <= 0)
+			break;
+		if (!c->nreqs || c->state == CONN_CLOSING)
+			break;
+		next_frame(c);
+	}
+	atomic_fetch_add_explicit(&c->loop->srv->served, sent, memory_order_relaxed);
+	if (rc < 0)
+		return rc;
+	c->want_out = !rc;
+	if (!rc)
+		return 0;
+	if (c->nreqs && c->state != CONN_CLOSING) {
+		return 1;
+	} else if (c->state == CONN_CLOSING) {
+		shutdown(c->fd, SHUT_WR);
+		if (c->eof)
+			return -EPIPE;
+	} else if (c->eof) {
+		return -EPIPE;
+	}
+	/* Nothing to do: give back what it took. */
+	free(c->data);
+	c->data = NULL;
+	/* What was left unread because the queue was full. */
+	rc = parse(c);
+	if (rc)
+		return rc;
+	c->want_in = !c->eof;
+	return c->nreqs || sending(c);
+}
+
+void conn_bye(struct conn *c)
+{
+	if (c->state >= CONN_BYE)
+		return;
+	c->state = CONN_BYE;
+	if (c->nreqs == LP_OUTSTANDING)
+		c->nreqs--; /* the client asks again elsewhere */
+	push(c, LP_MSG_BYE, 0);
+	loop_run(c);
+}
+
+bool conn_overdue(const struct conn *c, uint64_t now, uint64_t idle_ns)
+{
+	if (c->state == CONN_CLOSING)
+		return now > c->close_at;
+	if (c->state == CONN_HELLO)
+		return now > c->last_in + HELLO_NS;
+	if (sending(c) || c->nreqs)
+		return now > c->last_out + idle_ns;
+	return now > c->last_in + idle_ns;
+}

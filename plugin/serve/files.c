@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The small images of a checkpoint as clients get them: its thin form (see
+ * images/thin.h) and all other image files as they are. The list belongs to
+ * the checkpoint.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "serve/internal.h"
+
+static int add(struct ckpt *c, const char *name, uint64_t size, uint8_t *mem, int32_t task)
+{
+	struct vfile *f = realloc(c->files, (c->nfiles + 1) * sizeof(*f));
+
+	if (!f) {
+		free(mem);
+		return -ENOMEM;
+	}
+	c->files = f;
+	f += c->nfiles++;
+	*f = (struct vfile){ .size = size, .mem = mem, .task = task };
+	snprintf(f->name, sizeof(f->name), "%s", name);
+	return 0;
+}
+
+static bool ends(const char *s, const char *with)
+{
+	size_t n = strlen(s), k = strlen(with);
+
+	return n > k && !strcmp(s + n - k, with);
+}
+
+/* Is @name a file that has another form for clients? */
+static bool is_thin(const struct ckpt *c, const char *name)
+{
+	char own[48];
+	size_t i;
+
+	if (strncmp(name, "pagemap-", 8) && strncmp(name, "pages-", 6))
+		return false;
+	for (i = 0; i < lp_images_ntasks(c->im); i++) {
+		const struct lp_task *t = lp_images_task(c->im, i);
+
+		if (!t->has_mm)
+			continue;
+		snprintf(own, sizeof(own), "pagemap-%" PRId32 ".img", t->pid);
+		if (!strcmp(name, own))
+			return true;
+		snprintf(own, sizeof(own), "pages-%" PRIu32 ".img", t->pages_id);
+		if (!strcmp(name, own))
+			return true;
+	}
+	return false;
+}
+
+static int add_plain(struct ckpt *c, struct lp_err *err)
+{
+	struct dirent *e;
+	struct stat st;
+	DIR *d;
+	int fd, rc = 0;
+
+	fd = openat(c->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	d = fd >= 0 ? fdopendir(fd) : NULL;
+	if (!d) {
+		rc = lp_err_sys(err, -errno, "%s: cannot list it", c->dir);
+		if (fd >= 0)
+			close(fd);
+		return rc;
+	}
+	while (!rc && (e = readdir(d))) {
+		/* runc keeps descriptors.json beside the images. */
+		if (!ends(e->d_name, ".img") && !ends(e->d_name, ".json"))
+			continue;
+		if (!lp_file_name_ok(e->d_name, strlen(e->d_name)) || is_thin(c, e->d_name))
+			continue;
+		/* Links could lead out of the checkpoint. */
+		if (fstatat(c->dirfd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode))
+			continue;
+		if (add(c, e->d_name, st.st_size, NULL, -1))
+			rc = lp_err(err, -ENOMEM, "out of memory");
+	}
+	closedir(d);
+	return rc;
+}
+
+static int add_thin(struct ckpt *c, size_t i, struct lp_err *err)
+{
+	const struct lp_task *t = lp_images_task(c->im, i);
+	char name[48];
+	uint8_t *mem;
+	size_t len;
+
+	snprintf(name, sizeof(name), "pages-%" PRIu32 ".img", t->pages_id);
+	if (files_find(c, (struct lp_str){ name, strlen(name) }) >= 0)
+		return lp_err(err, -ENOTSUP, "%s: it belongs to two tasks, which is not served: dump again", name);
+	if (add(c, name, t->eager_bytes, NULL, (int32_t)i))
+		return lp_err(err, -ENOMEM, "out of memory");
+	if (lp_thin_pagemap(c->im, t, &mem, &len))
+		return lp_err(err, -ENOMEM, "out of memory");
+	snprintf(name, sizeof(name), "pagemap-%" PRId32 ".img", t->pid);
+	return add(c, name, len, mem, -1) ? lp_err(err, -ENOMEM, "out of memory") : 0;
+}
+
+int files_list(struct ckpt *c, struct lp_err *err)
+{
+	size_t i;
+	int rc;
+
+	rc = lp_thin_check(c->im, c->dirfd, err);
+	for (i = 0; !rc && i < lp_images_ntasks(c->im); i++)
+		if (lp_images_task(c->im, i)->has_mm)
+			rc = add_thin(c, i, err);
+	if (!rc)
+		rc = add_plain(c, err);
+	return rc;
+}
+
+void files_free(struct ckpt *c)
+{
+	size_t i;
+
+	for (i = 0; i < c->nfiles; i++)
+		free(c->files[i].mem);
+	free(c->files);
+}
+
+int files_find(const struct ckpt *c, struct lp_str name)
+{
+	size_t i;
+
+	for (i = 0; i < c->nfiles; i++)
+		if (strlen(c->files[i].name) == name.n && !memcmp(c->files[i].name, name.p, name.n))
+			return (int)i;
+	return -1;
+}
+
+static ssize_t read_at(int fd, uint64_t off, uint8_t *buf, size_t len)
+{
+	size_t got = 0;
+
+	while (got < len) {
+		ssize_t n = pread(fd, buf + got, len - got, (off_t)(off + got));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (!n)
+			return -EIO; /* shorter than when it was opened */
+		got += n;
+	}
+	return (ssize_t)got;
+}
+
+static ssize_t read_eager(const struct ckpt *c, const struct lp_task *t, uint64_t off, uint8_t *buf, size_t len)
+{
+	size_t i, got = 0, part;
+	ssize_t n;
+
+	for (i = 0; i < t->nextents && got < len; i++) {
+		const struct lp_extent *x = &t->extents[i];
+		uint64_t size = x->end - x->start;
+
+		if (x->lazy)
+			continue;
+		if (off >= size) {
+			off -= size;
+			continue;
+		}
+		part = size - off < len - got ? size - off : len - got;
+		n = read_at(lp_images_file(c->im, x->file)->fd, x->off + off, buf + got, part);
+		if (n < 0)
+			return n;
+		got += part;
+		off = 0;
+	}
+	return (ssize_t)got;
+}
+
+ssize_t files_read(const struct ckpt *c, unsigned i, uint64_t off, uint8_t *buf, size_t len)
+{
+	const struct vfile *f = &c->files[i];
+	struct stat st;
+	ssize_t n;
+	int fd;
+
+	if (off >= f->size)
+		return 0;
+	if (len > f->size - off)
+		len = f->size - off;
+	if (f->mem) {
+		memcpy(buf, f->mem + off, len);
+		return (ssize_t)len;
+	}
+	if (f->task >= 0)
+		return read_eager(c, lp_images_task(c->im, f->task), off, buf, len);
+	fd = openat(c->dirfd, f->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (fd < 0)
+		return -errno;
+	n = fstat(fd, &st) || !S_ISREG(st.st_mode) ? -EIO : read_at(fd, off, buf, len);
+	close(fd);
+	return n;
+}

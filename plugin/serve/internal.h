@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the files of the server share.
+ *
+ * Threads: the front (accepts, hellos, control connections, signals), a few
+ * urgent and some bulk threads. A connection belongs to exactly one thread; it
+ * starts at the front and is handed over once, with its hello. Checkpoints
+ * belong to the store, are counted, and never change while they are open.
+ *
+ * Locks: store->lock (the lists of checkpoints), loop->lock (its inbox). Neither
+ * is held while anything sleeps, but for the front, which opens checkpoints.
+ */
+#ifndef LP_SERVE_INTERNAL_H
+#define LP_SERVE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/size.h"
+#include "images/images.h"
+#include "images/thin.h"
+#include "proto/proto.h"
+#include "serve/serve.h"
+
+/* ---- store.c, files.c: checkpoints ---- */
+
+/* A file of the thin form. */
+struct vfile {
+	char name[LP_FILE_NAME_MAX + 1];
+	uint64_t size;
+	uint8_t *mem;	/* its contents, or NULL */
+	int32_t task;	/* >= 0: the eager pages of this task, one after the other; else a file of the directory */
+};
+
+struct ckpt {
+	struct ckpt *next;
+	unsigned refs;	 /* store->lock */
+	uint64_t used;	 /* store->lock: when it was last asked for */
+	bool stale;	 /* store->lock: not to be found any more */
+	char name[LP_CKPT_NAME_MAX + 1];
+	char *dir;
+	int dirfd;
+	dev_t dev;
+	ino_t ino;
+	struct timespec mtime;
+	struct lp_images *im;
+	uint8_t ident[LP_IDENT_LEN];
+	const uint8_t **maps; /* one a pages file; mapped with its size when opened */
+	bool on_disk;	      /* not tmpfs: worth reading ahead */
+	struct vfile *files;
+	size_t nfiles;
+};
+
+struct store;
+
+int store_new(const struct lp_serve_conf *conf, struct store **out, struct lp_err *err);
+void store_free(struct store *s);
+/* Read the list file again and look at all directories anew; open checkpoints stay for those who use them. */
+int store_reload(struct store *s, struct lp_err *err);
+/* A reference to the checkpoint @name, opened if need be: -ENOENT, or why it is not acceptable. */
+int store_get(struct store *s, const char *name, struct ckpt **out, struct lp_err *err);
+void store_put(struct store *s, struct ckpt *c);
+/* All names, sorted; *names is the caller's: free each and the array. */
+int store_names(struct store *s, char ***names, size_t *n);
+
+/* files.c */
+int files_list(struct ckpt *c, struct lp_err *err);
+void files_free(struct ckpt *c);
+/* Index of @name, or -1. */
+int files_find(const struct ckpt *c, struct lp_str name);
+/* Up to @len bytes at @off of file @i into @buf: how many, or -errno. */
+ssize_t files_read(const struct ckpt *c, unsigned i, uint64_t off, uint8_t *buf, size_t len);
+
+/* ---- conn.c: one connection ---- */
+
+struct req {
+	uint64_t id;
+	uint16_t type; /* of the request; LP_MSG_ERROR: answer that */
+	uint16_t error;
+	uint8_t urgency;
+	uint32_t a;    /* GET: obj; FILE_READ: file; LIST, FILES: first */
+	uint32_t len;  /* GET, FILE_READ */
+	uint64_t addr; /* GET: address; FILE_READ: offset. Moves on as it is answered */
+	const char *text; /* ERROR; static */
+};
+
+#define OUT_HEAD 2560 /* the largest meta that we send, a full PAGES, and then some */
+#define IN_BYTES 4096
+
+enum conn_state { CONN_HELLO, CONN_OPEN, CONN_BYE, CONN_CLOSING };
+
+struct loop;
+
+struct conn {
+	int kind; /* EV_CONN: first, see loop.c */
+	struct conn *next, **pprev;	/* of its loop */
+	struct conn *run_next;		/* in the list of those with something to send */
+	bool running, want_in, want_out; /* in that list; what epoll is asked for */
+	struct loop *loop;
+	int fd;
+	enum conn_state state;
+	uint8_t role;
+	bool counted;
+	bool eof; /* the client sends no more */
+	uint32_t encodings;
+	struct ckpt *ckpt; /* a reference, or NULL */
+	uint64_t last_in, last_out; /* progress, ns */
+	uint64_t close_at;	    /* CONN_CLOSING */
+
+	uint8_t in[IN_BYTES];
+	size_t nin;
+	struct req reqs[LP_OUTSTANDING];
+	unsigned nreqs;
+
+	/* The frame under way. */
+	uint8_t head[OUT_HEAD];
+	struct iovec iov[LP_RUNS_MAX + 1];
+	unsigned niov, iov_at;
+	uint8_t *data; /* LP_DATA_MAX bytes, only while needed */
+};
+
+struct conn *conn_new(struct loop *l, int fd);
+void conn_free(struct conn *c);
+/* Take what has come. -errno: close it. */
+int conn_read(struct conn *c);
+/* Send for about @quantum bytes. 1: more to send; 0: nothing, or the socket is full (want_out); -errno: close it. */
+int conn_send(struct conn *c, size_t quantum);
+/* The server leaves: BYE after what was asked. */
+void conn_bye(struct conn *c);
+/* Is its time over at @now? */
+bool conn_overdue(const struct conn *c, uint64_t now, uint64_t idle_ns);
+
+/* ---- pages.c ---- */
+
+/*
+ * One PAGES frame for what is left of @r into the output of @c, or -EIO when
+ * the files cannot be read. Moves @r on; r->len is 0 with the last frame.
+ */
+int pages_frame(struct conn *c, struct req *r);
+void pages_willneed(const struct ckpt *c, const struct req *r);
+/* A SIGBUS while files are looked at is an error of the request, not the end of the server. */
+void pages_guard_init(void);
+
+/* ---- loop.c, serve.c ---- */
+
+struct loop {
+	struct server *srv;
+	pthread_t thread;
+	int epfd, wake_fd;
+	int wake_kind; /* EV_WAKE: what epoll hands back for wake_fd */
+	pthread_mutex_t lock;
+	struct conn *inbox;
+	struct conn *conns, *run, **run_tail;
+	_Atomic unsigned nconns;
+	bool left; /* its connections know that the server stops */
+};
+
+enum ev_kind { EV_CONN, EV_WAKE, EV_LISTEN, EV_SIGNAL };
+
+#define URGENT_LOOPS 2
+#define BULK_LOOPS_MAX 16
+/* Connections that have not said hello. */
+#define STRANGERS_MAX 256
+
+struct server {
+	const struct lp_serve_conf *conf;
+	struct store *store;
+	struct loop front, urgent[URGENT_LOOPS], bulk[BULK_LOOPS_MAX];
+	unsigned nbulk;
+	_Atomic bool stopping;
+	_Atomic unsigned clients[LP_NROLES], strangers;
+	_Atomic uint64_t served; /* bytes, for the log */
+};
+
+int loop_init(struct loop *l, struct server *srv);
+void loop_fini(struct loop *l);
+void *loop_main(void *arg);
+/* One turn: wait at most @ms, handle what is there. @other gets events that are no connection's. */
+void loop_turn(struct loop *l, int ms, void (*other)(struct loop *l, int *kind));
+/* Give @c, which is in no loop, to @l. */
+void loop_give(struct loop *l, struct conn *c);
+/* Into this thread's own loop; closed when that fails. */
+int loop_add(struct loop *l, struct conn *c);
+void loop_wake(struct loop *l);
+/* @c has something to send. */
+void loop_run(struct conn *c);
+/* After its hello: move a connection of the front to where its role is served. */
+void server_place(struct conn *c);
+
+#endif

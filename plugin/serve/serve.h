@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The image server: offers checkpoints, read-only, to any number of clients
+ * over the lazypages protocol (doc/protocol.md).
+ */
+#ifndef LP_SERVE_H
+#define LP_SERVE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/err.h"
+#include "net/addr.h"
+
+/* Everything is borrowed until lp_serve_run() returns. */
+struct lp_serve_conf {
+	const char *const *roots; /* each subdirectory is a checkpoint */
+	size_t nroots;
+	const char *const *named; /* NAME=DIR */
+	size_t nnamed;
+	const char *list; /* a file of NAME=DIR lines, read again on SIGHUP; or NULL */
+	const struct lp_addr *listen;
+	size_t nlisten;
+	bool anywhere;	     /* listen beyond loopback without TLS */
+	unsigned max_clients; /* urgent connections, and as many bulk ones */
+	unsigned workers;     /* threads for bulk */
+	unsigned idle_ms;     /* a silent or stuck client is closed after this */
+	int status_fd;	      /* one zero byte when listening, then closed; -1: none */
+};
+
+/* Until SIGTERM or SIGINT. 0, or -errno with @err before anything was served. */
+int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err);
+
+#endif

@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The checkpoints: found by name, opened when first asked for, kept open while
+ * used and for a while after. A directory whose inventory is another file than
+ * before is another checkpoint; who uses the old one keeps it.
+ *
+ * The store owns its checkpoints; connections hold references.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "serve/internal.h"
+
+/* Checkpoints that nobody uses, kept open. */
+#define IDLE_MAX 16
+
+struct named {
+	char *name, *dir;
+};
+
+struct names {
+	struct named *v;
+	size_t n;
+};
+
+struct store {
+	const struct lp_serve_conf *conf;
+	pthread_mutex_t lock;
+	struct ckpt *all;
+	struct names names; /* given one by one */
+};
+
+static void names_free(struct names *l)
+{
+	while (l->n) {
+		free(l->v[--l->n].name);
+		free(l->v[l->n].dir);
+	}
+	free(l->v);
+	l->v = NULL;
+}
+
+static int names_add(struct names *l, const char *s, const char *where, struct lp_err *err)
+{
+	const char *eq = strchr(s, '=');
+	struct named *v;
+
+	if (!eq || !eq[1] || !lp_ckpt_name_ok(s, eq - s))
+		return lp_err(err, -EINVAL, "%s`%s` is not NAME=DIR (a name has letters, digits and . _ @ + -)", where, s);
+	v = realloc(l->v, (l->n + 1) * sizeof(*v));
+	if (!v)
+		return lp_err(err, -ENOMEM, "out of memory");
+	l->v = v;
+	v[l->n].name = strndup(s, eq - s);
+	v[l->n].dir = strdup(eq + 1);
+	l->n++;
+	return v[l->n - 1].name && v[l->n - 1].dir ? 0 : lp_err(err, -ENOMEM, "out of memory");
+}
+
+static int names_read(const struct lp_serve_conf *conf, struct names *l, struct lp_err *err)
+{
+	char where[300], *line = NULL;
+	size_t i, cap = 0;
+	ssize_t n;
+	FILE *f;
+	int rc = 0;
+
+	for (i = 0; !rc && i < conf->nnamed; i++)
+		rc = names_add(l, conf->named[i], "", err);
+	if (rc || !conf->list)
+		return rc;
+	f = fopen(conf->list, "re");
+	if (!f)
+		return lp_err_sys(err, -errno, "%s", conf->list);
+	for (i = 1; !rc && (n = getline(&line, &cap, f)) >= 0; i++) {
+		line[strcspn(line, "\n")] = 0;
+		if (!*line || *line == '#')
+			continue;
+		snprintf(where, sizeof(where), "%.250s, line %zu: ", conf->list, i);
+		rc = names_add(l, line, where, err);
+	}
+	free(line);
+	fclose(f);
+	return rc;
+}
+
+static void ckpt_free(struct ckpt *c)
+{
+	size_t i;
+
+	files_free(c);
+	for (i = 0; c->maps && i < lp_images_nfiles(c->im); i++)
+		if (c->maps[i])
+			munmap((void *)c->maps[i], lp_images_file(c->im, i)->size);
+	free(c->maps);
+	lp_images_close(c->im);
+	if (c->dirfd >= 0)
+		close(c->dirfd);
+	free(c->dir);
+	free(c);
+}
+
+/* Pages that stayed with a lazy dump are not here to be served. */
+static int whole(const struct lp_images *im, struct lp_err *err)
+{
+	size_t i, k;
+
+	for (i = 0; i < lp_images_ntasks(im); i++) {
+		const struct lp_task *t = lp_images_task(im, i);
+
+		for (k = 0; k < t->nextents; k++)
+			if (t->extents[k].kind != LP_EXT_DATA)
+				return lp_err(err, -ENODATA,
+					      "pagemap-%d.img: its pages stayed with the source of a lazy dump", t->pid);
+	}
+	return 0;
+}
+
+static int map_files(struct ckpt *c, struct lp_err *err)
+{
+	size_t i, n = lp_images_nfiles(c->im);
+	struct statfs fs;
+
+	c->maps = calloc(n + 1, sizeof(*c->maps));
+	if (!c->maps)
+		return lp_err(err, -ENOMEM, "out of memory");
+	for (i = 0; i < n; i++) {
+		const struct lp_pages_file *f = lp_images_file(c->im, i);
+		void *p;
+
+		if (!f->size)
+			continue;
+		p = mmap(NULL, f->size, PROT_READ, MAP_SHARED, f->fd, 0);
+		if (p == MAP_FAILED)
+			return lp_err_sys(err, -errno, "%s: cannot map it", f->name);
+		c->maps[i] = p;
+		if (fstatfs(f->fd, &fs) || (fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC))
+			c->on_disk = true;
+	}
+	return 0;
+}
+
+static int ckpt_open(const char *name, const char *dir, const struct stat *st, struct ckpt **out, struct lp_err *err)
+{
+	struct ckpt *c = calloc(1, sizeof(*c));
+	uint64_t t0 = lp_now();
+	int rc;
+
+	if (!c)
+		return lp_err(err, -ENOMEM, "out of memory");
+	c->dirfd = -1;
+	snprintf(c->name, sizeof(c->name), "%s", name);
+	c->dev = st->st_dev;
+	c->ino = st->st_ino;
+	c->mtime = st->st_mtim;
+	c->dir = strdup(dir);
+	rc = c->dir ? lp_images_open(dir, &c->im, err) : lp_err(err, -ENOMEM, "out of memory");
+	if (!rc)
+		rc = whole(c->im, err);
+	if (!rc)
+		rc = lp_images_ident(c->im, dir, c->ident, err);
+	if (!rc) {
+		c->dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		rc = c->dirfd < 0 ? lp_err_sys(err, -errno, "%s", dir) : map_files(c, err);
+	}
+	if (!rc)
+		rc = files_list(c, err);
+	if (rc) {
+		ckpt_free(c);
+		return rc;
+	}
+	pr_info("%s: opened %s in %llu us: %zu tasks, %zu files", name, dir,
+		(unsigned long long)(lp_now() - t0) / 1000, lp_images_ntasks(c->im), c->nfiles);
+	*out = c;
+	return 0;
+}
+
+/* Where is @name? The directory's path is the caller's. */
+static int find_dir(struct store *s, const char *name, char **dir, struct stat *st)
+{
+	char path[4096];
+	size_t i;
+
+	*dir = NULL;
+	pthread_mutex_lock(&s->lock);
+	for (i = 0; i < s->names.n; i++)
+		if (!strcmp(s->names.v[i].name, name))
+			*dir = strdup(s->names.v[i].dir);
+	pthread_mutex_unlock(&s->lock);
+	for (i = 0; !*dir && i < s->conf->nroots; i++) {
+		if (snprintf(path, sizeof(path), "%s/%s/inventory.img", s->conf->roots[i], name) >= (int)sizeof(path))
+			continue;
+		if (stat(path, st))
+			continue;
+		path[strlen(path) - strlen("/inventory.img")] = 0;
+		*dir = strdup(path);
+		if (!*dir)
+			return -ENOMEM;
+		return 0;
+	}
+	if (!*dir || snprintf(path, sizeof(path), "%s/inventory.img", *dir) >= (int)sizeof(path) || stat(path, st)) {
+		free(*dir);
+		*dir = NULL;
+		return -ENOENT;
+	}
+	return 0;
+}
+
+static bool same_file(const struct ckpt *c, const struct stat *st)
+{
+	return c->dev == st->st_dev && c->ino == st->st_ino && c->mtime.tv_sec == st->st_mtim.tv_sec &&
+	       c->mtime.tv_nsec == st->st_mtim.tv_nsec;
+}
+
+/* Take out what nobody uses and nobody will: stale ones, and the oldest beyond IDLE_MAX. s->lock held. */
+static struct ckpt *take_idle(struct store *s)
+{
+	struct ckpt **p, **oldest = NULL, *c;
+	unsigned idle = 0;
+
+	for (p = &s->all; *p; p = &(*p)->next) {
+		if ((*p)->refs)
+			continue;
+		if ((*p)->stale) {
+			oldest = p;
+			idle = IDLE_MAX + 1;
+			break;
+		}
+		idle++;
+		if (!oldest || (*p)->used < (*oldest)->used)
+			oldest = p;
+	}
+	if (idle <= IDLE_MAX)
+		return NULL;
+	c = *oldest;
+	*oldest = c->next;
+	return c;
+}
+
+static void drop_idle(struct store *s)
+{
+	struct ckpt *c;
+
+	do {
+		pthread_mutex_lock(&s->lock);
+		c = take_idle(s);
+		pthread_mutex_unlock(&s->lock);
+		if (c)
+			ckpt_free(c);
+	} while (c);
+}
+
+/* Only the front calls this, so nobody else adds the same one meanwhile. */
+int store_get(struct store *s, const char *name, struct ckpt **out, struct lp_err *err)
+{
+	struct ckpt *c;
+	struct stat st;
+	char *dir;
+	int rc;
+
+	rc = find_dir(s, name, &dir, &st);
+	if (rc)
+		return lp_err(err, rc, "no checkpoint %s here", name);
+	pthread_mutex_lock(&s->lock);
+	for (c = s->all; c; c = c->next) {
+		if (c->stale || strcmp(c->name, name))
+			continue;
+		if (!strcmp(c->dir, dir) && same_file(c, &st))
+			break;
+		c->stale = true;
+	}
+	if (c)
+		c->refs++;
+	pthread_mutex_unlock(&s->lock);
+	if (!c) {
+		rc = ckpt_open(name, dir, &st, &c, err);
+		if (!rc) {
+			c->refs = 1;
+			pthread_mutex_lock(&s->lock);
+			c->next = s->all;
+			s->all = c;
+			pthread_mutex_unlock(&s->lock);
+		}
+	}
+	free(dir);
+	if (!rc) {
+		pthread_mutex_lock(&s->lock);
+		c->used = lp_now();
+		pthread_mutex_unlock(&s->lock);
+		*out = c;
+	}
+	drop_idle(s);
+	return rc;
+}
+
+void store_put(struct store *s, struct ckpt *c)
+{
+	pthread_mutex_lock(&s->lock);
+	c->refs--;
+	pthread_mutex_unlock(&s->lock);
+	drop_idle(s);
+}
+
+int store_reload(struct store *s, struct lp_err *err)
+{
+	struct names fresh = { 0 }, old;
+	struct ckpt *c;
+	int rc;
+
+	rc = names_read(s->conf, &fresh, err);
+	if (rc) {
+		names_free(&fresh);
+		return rc;
+	}
+	pthread_mutex_lock(&s->lock);
+	old = s->names;
+	s->names = fresh;
+	for (c = s->all; c; c = c->next)
+		c->stale = true;
+	pthread_mutex_unlock(&s->lock);
+	names_free(&old);
+	drop_idle(s);
+	return 0;
+}
+
+int store_new(const struct lp_serve_conf *conf, struct store **out, struct lp_err *err)
+{
+	struct store *s = calloc(1, sizeof(*s));
+	int rc;
+
+	if (!s)
+		return lp_err(err, -ENOMEM, "out of memory");
+	s->conf = conf;
+	pthread_mutex_init(&s->lock, NULL);
+	*out = s;
+	rc = names_read(conf, &s->names, err);
+	if (rc) {
+		store_free(s);
+		*out = NULL;
+	}
+	return rc;
+}
+
+void store_free(struct store *s)
+{
+	struct ckpt *c;
+
+	if (!s)
+		return;
+	while ((c = s->all)) {
+		s->all = c->next;
+		ckpt_free(c);
+	}
+	names_free(&s->names);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}
+
+static int push(char ***names, size_t *n, const char *name)
+{
+	char **v = realloc(*names, (*n + 1) * sizeof(*v));
+
+	if (!v)
+		return -ENOMEM;
+	*names = v;
+	v[*n] = strdup(name);
+	if (!v[*n])
+		return -ENOMEM;
+	(*n)++;
+	return 0;
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static int scan_root(const char *root, char ***names, size_t *n)
+{
+	char path[300];
+	struct dirent *e;
+	struct stat st;
+	DIR *d = opendir(root);
+	int rc = 0;
+
+	if (!d)
+		return 0; /* a root may come later, or be unmounted for a while */
+	while (!rc && (e = readdir(d))) {
+		if (!lp_ckpt_name_ok(e->d_name, strlen(e->d_name)))
+			continue;
+		snprintf(path, sizeof(path), "%s/inventory.img", e->d_name);
+		if (!fstatat(dirfd(d), path, &st, 0))
+			rc = push(names, n, e->d_name);
+	}
+	closedir(d);
+	return rc;
+}
+
+int store_names(struct store *s, char ***names, size_t *n)
+{
+	size_t i, k;
+	int rc = 0;
+
+	*names = NULL;
+	*n = 0;
+	pthread_mutex_lock(&s->lock);
+	for (i = 0; !rc && i < s->names.n; i++)
+		rc = push(names, n, s->names.v[i].name);
+	pthread_mutex_unlock(&s->lock);
+	for (i = 0; !rc && i < s->conf->nroots; i++)
+		rc = scan_root(s->conf->roots[i], names, n);
+	if (*n)
+		qsort(*names, *n, sizeof(**names), by_name);
+	for (i = k = 0; i < *n; i++) {
+		if (k && !strcmp((*names)[k - 1], (*names)[i]))
+			free((*names)[i]);
+		else
+			(*names)[k++] = (*names)[i];
+	}
+	*n = k;
+	return rc;
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The client's side of a hello, and frames for code that may wait. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "source/remote_int.h"
+
+int lp_recv_frame(int fd, struct lp_frame *f, uint8_t *meta, unsigned ms, const _Atomic bool *stop)
+{
+	uint8_t head[LP_FRAME_HEADER];
+	int rc;
+
+	rc = lp_recv_all(fd, head, sizeof(head), ms, stop);
+	if (!rc)
+		rc = lp_frame_get(head, false, f);
+	if (!rc)
+		rc = lp_recv_all(fd, meta, f->meta, ms, stop);
+	return rc ? rc : lp_frame_check(head, meta);
+}
+
+int lp_refused(const struct lp_url *u, const uint8_t *meta, size_t len, struct lp_err *err)
+{
+	static const int codes[] = {
+		[LP_ERROR_PROTOCOL] = -EPROTO, [LP_ERROR_VERSION] = -EPROTONOSUPPORT,
+		[LP_ERROR_UNKNOWN] = -ENOENT,  [LP_ERROR_STALE] = -ESTALE,
+		[LP_ERROR_BUSY] = -EBUSY,      [LP_ERROR_RANGE] = -ERANGE,
+		[LP_ERROR_IO] = -EIO,
+	};
+	struct lp_error_msg m;
+	char text[LP_TEXT_MAX + 1];
+	size_t i;
+	int rc;
+
+	if (lp_get_error(meta, len, &m))
+		return lp_err(err, -EBADMSG, "%s: malformed answer", u->text);
+	/* It goes to logs and terminals. */
+	for (i = 0; i < m.text.n; i++)
+		text[i] = m.text.p[i] >= 0x20 && m.text.p[i] < 0x7f ? m.text.p[i] : '?';
+	text[i] = 0;
+	rc = m.code < sizeof(codes) / sizeof(codes[0]) ? codes[m.code] : 0;
+	return lp_err(err, rc ? rc : -EPROTO, "%s: the server says: %s", u->text, text);
+}
+
+static int hello(int fd, const struct lp_url *u, enum lp_role role, const uint8_t *ident, uint32_t encodings,
+		 unsigned ms, const _Atomic bool *stop, struct lp_welcome *w, struct lp_err *err)
+{
+	struct lp_hello h = {
+		.vmin = LP_PROTO_VERSION,
+		.vmax = LP_PROTO_VERSION,
+		.role = role,
+		.encodings = LP_ENC_BASE | encodings,
+		.name = { u->name, strlen(u->name) },
+	};
+	uint8_t buf[LP_FRAME_HEADER + LP_META_TO_SERVER], meta[LP_META_TO_CLIENT];
+	struct lp_frame f;
+	ssize_t n;
+	int rc;
+
+	if (ident)
+		memcpy(h.ident, ident, LP_IDENT_LEN);
+	n = lp_put_hello(buf + LP_FRAME_HEADER, LP_META_TO_SERVER, &h);
+	if (n < 0)
+		return lp_err(err, -EINVAL, "%s: the name is too long", u->text);
+	rc = lp_send_all(fd, buf, lp_frame_close(buf, LP_MSG_HELLO, 0, 0, n, 0), ms, stop);
+	if (!rc)
+		rc = lp_recv_frame(fd, &f, meta, ms, stop);
+	if (rc == -EBADMSG)
+		return lp_err(err, rc, "%s: this is no lazypages server", u->text);
+	if (rc)
+		return lp_err_sys(err, rc, "%s: no answer to our hello", u->text);
+	if (f.type == LP_MSG_ERROR)
+		return lp_refused(u, meta, f.meta, err);
+	if (f.type != LP_MSG_WELCOME || f.data || lp_get_welcome(meta, f.meta, w) || w->version != LP_PROTO_VERSION)
+		return lp_err(err, -EBADMSG, "%s: malformed answer to our hello", u->text);
+	if (ident && memcmp(w->ident, ident, LP_IDENT_LEN))
+		return lp_err(err, -ESTALE, "%s: the server has another checkpoint of this name", u->text);
+	return 0;
+}
+
+int lp_dial(const struct lp_url *u, enum lp_role role, const uint8_t *ident, uint32_t encodings, unsigned ms,
+	    const _Atomic bool *stop, struct lp_welcome *w, struct lp_err *err)
+{
+	int fd, rc;
+
+	fd = lp_connect(&u->addr, ms, stop, err);
+	if (fd < 0)
+		return fd;
+	rc = hello(fd, u, role, ident, encodings, ms, stop, w, err);
+	if (rc) {
+		close(fd);
+		return rc;
+	}
+	return fd;
+}
