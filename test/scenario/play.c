@@ -13,7 +13,7 @@
  *   advance F N | finish F | answered S A | defer S A | stall S T
  *   wakes S, deferred S           -> addresses in rising order | none
  *   peek S A                      -> img X [obj O] | zero
- *   complete S, registered S A-B, unsettled S, young S, doubtful S A  -> yes | no
+ *   complete S, registered S A-B, unsettled S, young S, doubtful S  -> yes | no
  *   dontfork S A-B                MADV_DONTFORK
  *   kernel S A-B ... | none       what is registered there when the engine asks; at first: EAGAIN
  *   settled S                     -> yes | again
@@ -250,7 +250,7 @@ static int do_peek(struct play *p, struct lp_space *s)
 	return 0;
 }
 
-static int there(void *host, uint64_t addr)
+static int there(void *host, uint64_t start, uint64_t len)
 {
 	const struct kernel *k = host;
 	unsigned i;
@@ -258,7 +258,7 @@ static int there(void *host, uint64_t addr)
 	if (!k->known)
 		return -EAGAIN;
 	for (i = 0; i < k->n; i++)
-		if (addr >= k->a[i] && addr < k->b[i])
+		if (start >= k->a[i] && start + len <= k->b[i])
 			return 1;
 	return 0;
 }
@@ -319,8 +319,11 @@ static int command(struct play *p, const char *want)
 		say(p, rc ? "again" : "yes");
 		return rc == -EAGAIN ? 0 : rc;
 	}
-	if (!strcmp(cmd, "unsettled") || !strcmp(cmd, "young")) {
-		say(p, (cmd[0] == 'u' ? lp_space_unsettled(*s) : lp_space_young(*s)) ? "yes" : "no");
+	if (!strcmp(cmd, "unsettled") || !strcmp(cmd, "young") || !strcmp(cmd, "doubtful")) {
+		bool yes = cmd[0] == 'u' ? lp_space_unsettled(*s) :
+			   cmd[0] == 'y' ? lp_space_young(*s) : lp_space_doubtful(*s);
+
+		say(p, yes ? "yes" : "no");
 		return 0;
 	}
 	if (!strcmp(cmd, "complete")) {
@@ -333,10 +336,6 @@ static int command(struct play *p, const char *want)
 		return do_space(p, s);
 	if (!strcmp(cmd, "fault"))
 		return do_fault(p, *s);
-	if (!strcmp(cmd, "doubtful")) {
-		say(p, lp_space_doubtful(*s) ? "yes" : "no");
-		return 0;
-	}
 	if (!strcmp(cmd, "peek"))
 		return do_peek(p, *s);
 	if (!strcmp(cmd, "defer"))
