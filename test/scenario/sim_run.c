@@ -5,7 +5,8 @@
  * plugin/restore/{fill,reader}.c, each actor a state machine that may stall
  * anywhere. What threads read is compared with what they must read; nobody may
  * wait for ever; in the end everything is there. `--without RULE` takes one
- * rule out of the host, to show that its absence would be seen.
+ * rule out of the host, to show that its absence would be seen; `--each-rule`
+ * does so with one after the other.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -30,7 +31,7 @@
 #define QUEUE 64
 
 enum rule { R_NONE, R_GATE, R_ENOENT, R_WAKES, R_FORK, R_REMOVE, R_EAGAIN, R_DEFER, R_SHORT, R_MATCH, R_EXIT,
-	    R_SETTLED, R_YOUNG };
+	    R_SETTLED, R_ORDER, R_PROBE, R_YOUNG };
 
 static const struct {
 	const char *name, *help;
@@ -45,7 +46,9 @@ static const struct {
 	[R_SHORT] = { "short", "what a source did not give goes back" },
 	[R_MATCH] = { "match", "an answer fills only what was asked for" },
 	[R_SETTLED] = { "settled", "after layout events a settled moment is looked for" },
-	[R_YOUNG] = { "young", "young children are left alone" },
+	[R_ORDER] = { "order", "messages wait for a settled moment and are put in order then" },
+	[R_PROBE] = { "probe", "a moment is settled only when the kernel says so, too" },
+	[R_YOUNG] = { "young", "nothing is read from young children" },
 	[R_EXIT] = { "exit", "the end of a task is noticed" },
 };
 
@@ -61,6 +64,8 @@ struct event {
 struct page {
 	uint32_t want, content;
 	bool reg, present;
+	uint8_t owner;	/* the thread that may change it, if it is registered */
+	bool reused;	/* of the address: vacated since the last settled moment */
 };
 
 struct thread {
@@ -79,7 +84,9 @@ struct task {
 	unsigned changing;
 	struct lp_space *space;
 	unsigned fills; /* holding the gate */
+	struct task *parent;
 	bool announced;
+	bool hasty; /* the kernel is asked although its layout is changing */
 	uint64_t retry_at;
 };
 
@@ -96,6 +103,7 @@ struct worker {
 struct sim {
 	uint64_t rng, now;
 	enum rule without;
+	unsigned vacated;
 	struct lp_engine *engine;
 	struct task task[TASKS];
 	struct worker w[WORKERS + URGENT];
@@ -189,16 +197,25 @@ static void k_run_on(struct task *t, struct thread *th)
 	const struct event *e = &th->q[th->i];
 	unsigned i;
 
-	for (i = e->a; e->kind == EV_REMOVE && i < e->a + e->len; i++)
-		if (t->pg[i].reg)
-			t->pg[i] = (struct page){ .reg = true };
+	for (i = e->a; e->kind == EV_REMOVE && i < e->a + e->len; i++) {
+		if (t->pg[i].reg) {
+			t->pg[i].want = t->pg[i].content = 0;
+			t->pg[i].present = false;
+		}
+	}
 	th->read = false;
 	t->changing--;
 	if (++th->i == th->n)
 		th->state = RUN;
 }
 
-/* ---- Programs: each thread in its own part of the address space ---------- */
+/*
+ * ---- Programs: each thread changes its own pages, and takes free ones --------
+ *
+ * What one thread has left another may take before the first one's messages
+ * were read; until the next settled moment that stays as it is: messages cannot
+ * tell more.
+ */
 
 static void touch(struct sim *m, struct task *t, struct thread *th, unsigned page)
 {
@@ -217,15 +234,27 @@ static void touch(struct sim *m, struct task *t, struct thread *th, unsigned pag
 		th->fault_unread = true;
 		return;
 	}
-	if (page / (PAGES / THREADS) != th - t->th) {
-		/* Somebody else's: it may see the page before or after a change, but it must go on. */
-		if (p->content == p->want || t->th[page / (PAGES / THREADS)].state == BLOCKED)
-			return;
-	}
+	/* Somebody else's: it may see the page before or after a change, but it must go on. */
+	if (p->owner != th - t->th && (p->content == p->want || t->th[p->owner].state == BLOCKED))
+		return;
 	if (p->content != p->want)
 		fail(m, "task %d page %u reads %u, must read %u", (int)(t - m->task), page, p->content, p->want);
 	if (!pick(m, 4))
 		p->content = p->want = PRIV;
+}
+
+/* A child in the middle of a DONTNEED, or of what was moved over unread messages, may have either. */
+static bool may_fork(const struct task *t)
+{
+	unsigned i;
+
+	for (i = 0; i < THREADS; i++)
+		if (t->th[i].state == BLOCKED && t->th[i].q[t->th[i].i].kind == EV_REMOVE)
+			return false;
+	for (i = 0; i < PAGES; i++)
+		if (t->pg[i].reg && t->pg[i].reused)
+			return false;
+	return true;
 }
 
 static void start_fork(struct sim *m, struct task *t, struct thread *th)
@@ -236,10 +265,12 @@ static void start_fork(struct sim *m, struct task *t, struct thread *th)
 	for (i = 0; i < TASKS && !c; i++)
 		if (!m->task[i].used)
 			c = &m->task[i];
-	if (!c || t->changing)
+	if (!c || !may_fork(t))
 		return;
-	*c = (struct task){ .used = true };
+	*c = (struct task){ .used = true, .hasty = t->hasty };
 	memcpy(c->pg, t->pg, sizeof(c->pg));
+	for (i = 0; i < PAGES; i++)
+		c->pg[i].reused = false;
 	for (i = 0; i < THREADS; i++)
 		c->th[i].ops = 10 + pick(m, OPS);
 	post(t, th, EV_FORK, 0, 0, c - m->task);
@@ -255,9 +286,49 @@ static bool fork_unread(const struct task *t)
 	return false;
 }
 
+static void vacate(struct sim *m, struct task *t, unsigned a, unsigned len)
+{
+	m->vacated = a;
+	for (; len; a++, len--)
+		t->pg[a] = (struct page){ .reused = true };
+}
+
+/* From @a to where there is room, or over something of its own. */
+static void start_move(struct sim *m, struct task *t, struct thread *th, unsigned a, unsigned len)
+{
+	unsigned to = pick(m, PAGES - len + 1), i, tid = th - t->th;
+	bool fixed = false;
+
+	if (pick(m, 2) && m->vacated + len <= PAGES) /* the kernel likes to hand out what has just become free */
+		to = m->vacated;
+	if (to < a + len && a < to + len)
+		return;
+	for (i = to; i < to + len; i++) {
+		if (t->pg[i].reg && (t->pg[i].owner != tid || t->pg[i].reused))
+			return;
+		fixed = fixed || t->pg[i].reg;
+	}
+	for (i = to; i < to + len; i++)
+		if ((fork_unread(t) || fixed) && t->pg[i].reused)
+			return;
+	if (fork_unread(t) && fixed)
+		return;
+	if (fixed)
+		post(t, th, EV_UNMAP, to, len, 0);
+	post(t, th, EV_REMAP, a, len, to);
+	post(t, th, EV_UNMAP, a, len, 0);
+	for (i = 0; i < len; i++) {
+		bool reused = fixed || t->pg[to + i].reused;
+
+		t->pg[to + i] = t->pg[a + i];
+		t->pg[to + i].reused = reused;
+	}
+	vacate(m, t, a, len);
+}
+
 static void thread_step(struct sim *m, struct task *t, struct thread *th)
 {
-	unsigned part = PAGES / THREADS, base = (th - t->th) * part, a = base + pick(m, part), len = 1 + pick(m, 8), to, i;
+	unsigned tid = th - t->th, a = pick(m, PAGES), len = 1 + pick(m, 8), i;
 
 	if (th->state == BLOCKED && th->read)
 		k_run_on(t, th);
@@ -278,12 +349,13 @@ static void thread_step(struct sim *m, struct task *t, struct thread *th)
 		return;
 	}
 	th->ops--;
-	if (a + len > base + part)
-		len = base + part - a;
-	for (i = 0; i < len && t->pg[a + i].reg; i++)
-		;
+	for (i = 0; i < 8 && (!t->pg[a].reg || t->pg[a].owner != tid); i++)
+		a = pick(m, PAGES);
+	for (i = 0; i < len && a + i < PAGES; i++)
+		if (!t->pg[a + i].reg || t->pg[a + i].owner != tid || t->pg[a + i].reused)
+			break;
 	len = i;
-	switch (t->closed || !len || fork_unread(t) ? 0 : pick(m, 12)) {
+	switch (t->closed || !len ? 0 : pick(m, 12)) {
 	case 0:
 	case 1:
 	case 2:
@@ -294,31 +366,22 @@ static void thread_step(struct sim *m, struct task *t, struct thread *th)
 		break;
 	case 4:
 	case 5:
-		touch(m, t, th, base + (th->page + 1 + PAGES - base) % part);
+		touch(m, t, th, (th->page + 1) % PAGES);
 		break;
 	case 6:
 	case 7:
-		post(t, th, EV_REMOVE, a, len, 0);
+		if (!fork_unread(t)) /* was it before or after the fork? */
+			post(t, th, EV_REMOVE, a, len, 0);
 		break;
 	case 8:
 		post(t, th, EV_UNMAP, a, len, 0);
-		memset(&t->pg[a], 0, len * sizeof(t->pg[0]));
+		vacate(m, t, a, len);
 		break;
 	case 9:
 		start_fork(m, t, th);
 		break;
 	default:
-		to = base + pick(m, part - len + 1);
-		if (to < a + len && a < to + len)
-			break;
-		for (i = 0; i < len && !t->pg[to + i].reg; i++)
-			;
-		if (i < len)
-			post(t, th, EV_UNMAP, to, len, 0);
-		post(t, th, EV_REMAP, a, len, to);
-		post(t, th, EV_UNMAP, a, len, 0);
-		memcpy(&t->pg[to], &t->pg[a], len * sizeof(t->pg[0]));
-		memset(&t->pg[a], 0, len * sizeof(t->pg[0]));
+		start_move(m, t, th, a, len);
 	}
 }
 
@@ -493,23 +556,19 @@ static void answer(struct sim *m, struct task *t, uint64_t addr)
 	}
 }
 
+static void settled(struct sim *m, struct task *t);
+
 static void apply(struct sim *m, struct task *t, const struct event *e)
 {
 	uint64_t a = addr_of(e->a), addr;
 	struct task *c;
-	unsigned i;
 	int rc = 0;
 
 	switch (e->kind) {
 	case EV_FORK:
 		c = &m->task[e->to];
 		rc = lp_space_fork(t->space, c, &c->space);
-		for (i = 0; m->without == R_FORK && !rc && i < WORKERS + URGENT; i++) {
-			const struct lp_piece *h = m->w[i].f && task_of(m->w[i].f) == t ? lp_flight_head(m->w[i].f) : NULL;
-
-			if (h)
-				rc = lp_space_remove(c->space, h->addr, h->addr + h->len);
-		}
+		c->parent = t;
 		break;
 	case EV_REMAP:
 		rc = lp_space_remap(t->space, a, addr_of(e->to), e->len * MD_PAGE);
@@ -527,6 +586,8 @@ static void apply(struct sim *m, struct task *t, const struct event *e)
 			k_wake(t, (addr - BASE) / MD_PAGE);
 	lp_space_stall(t->space, m->now);
 	t->retry_at = m->now;
+	if (m->without == R_ORDER)
+		settled(m, t);
 }
 
 static bool has_message(const struct task *t)
@@ -539,27 +600,60 @@ static bool has_message(const struct task *t)
 	return false;
 }
 
-/* All messages are read, and a probe does not say EAGAIN. */
+static void settled(struct sim *m, struct task *t)
+{
+	uint64_t addr;
+	unsigned i, k;
+	int rc;
+
+	rc = lp_space_settled(t->space);
+	if (rc && rc != -EAGAIN)
+		fail(m, "settled failed");
+	if (rc)
+		return;
+	while (lp_space_next_wake(t->space, &addr))
+		if (m->without != R_WAKES)
+			k_wake(t, (addr - BASE) / MD_PAGE);
+	lp_space_stall(t->space, 0);
+	t->retry_at = 0;
+	for (i = 0; !t->changing && i < PAGES; i++)
+		t->pg[i].reused = false;
+	for (i = 0; i < TASKS; i++) {
+		struct task *c = &m->task[i];
+
+		if (!c->space || c->parent != t)
+			continue;
+		c->retry_at = 0;
+		c->parent = NULL;
+		for (k = 0; m->without == R_FORK && k < WORKERS + URGENT; k++)
+			if (m->w[k].f && task_of(m->w[k].f) == t &&
+			    lp_space_remove(c->space, m->w[k].at.addr, m->w[k].at.addr + m->w[k].at.len))
+				fail(m, "remove failed");
+	}
+}
+
+/* All messages are read; if a probe does not say EAGAIN this is a settled moment. */
 static void settle(struct sim *m, struct task *t)
 {
-	if (m->without == R_SETTLED || !lp_space_unsettled(t->space) || k_changing(t))
+	if (m->without == R_SETTLED || !lp_space_unsettled(t->space))
 		return;
-	if (lp_space_settled(t->space))
-		fail(m, "settled failed");
+	if (k_changing(t) && m->without != R_PROBE)
+		return;
+	settled(m, t);
 }
 
 static void read_messages(struct sim *m, struct task *t)
 {
 	unsigned i, first = pick(m, THREADS);
+	bool faults[THREADS];
 	uint64_t addr;
 
 	if (lp_space_young(t->space) && m->without != R_YOUNG)
 		return;
-	for (i = 0; i < THREADS; i++) { /* faults come before events */
-		if (t->th[i].state == FAULT && t->th[i].fault_unread) {
+	for (i = 0; i < THREADS; i++) { /* faults come before events, but are answered after them */
+		faults[i] = t->th[i].state == FAULT && t->th[i].fault_unread;
+		if (faults[i])
 			t->th[i].fault_unread = false;
-			answer(m, t, addr_of(t->th[i].page));
-		}
 	}
 	for (i = 0; i < THREADS; i++) {
 		struct thread *th = &t->th[(i + first) % THREADS];
@@ -569,7 +663,11 @@ static void read_messages(struct sim *m, struct task *t)
 			apply(m, t, &th->q[th->i]);
 		}
 	}
-	settle(m, t);
+	if (pick(m, 4)) /* a look that comes too soon, or a full buffer */
+		settle(m, t);
+	for (i = 0; i < THREADS; i++)
+		if (faults[i])
+			answer(m, t, addr_of(t->th[i].page));
 	for (i = 0; i < 8 && t->retry_at <= m->now && lp_space_next_deferred(t->space, &addr); i++)
 		answer(m, t, addr);
 }
@@ -635,6 +733,7 @@ static void populate(struct sim *m, struct task *t)
 	int rc;
 
 	t->used = true;
+	t->hasty = m->without == R_ORDER || m->without == R_PROBE;
 	rc = lp_space_new(m->engine, t, &t->space);
 	while (!rc && i < PAGES) {
 		unsigned len = 1 + pick(m, 16), kind = pick(m, 6);
@@ -646,7 +745,8 @@ static void populate(struct sim *m, struct task *t)
 		if (!rc && kind > 1)
 			rc = lp_space_add_missing(t->space, addr_of(i), addr_of(i + len), img * MD_PAGE, 1);
 		for (k = 0; k < len; k++)
-			t->pg[i + k] = (struct page){ .reg = kind, .want = kind > 1 ? img + k : 0 };
+			t->pg[i + k] = (struct page){ .reg = kind, .want = kind > 1 ? img + k : 0,
+						      .owner = (i + k) * THREADS / PAGES };
 		img += len + pick(m, 2) * 100;
 		i += len;
 	}
@@ -689,14 +789,19 @@ static void clean_up(struct sim *m)
 	lp_engine_free(m->engine);
 }
 
-static int k_there(void *host, uint64_t addr)
+static int k_there(void *host, uint64_t start, uint64_t len)
 {
 	const struct task *t = host;
-	unsigned i = (addr - BASE) / MD_PAGE;
+	uint64_t i = (start - BASE) / MD_PAGE, n = len / MD_PAGE;
 
 	if (t->ended)
 		return 0;
-	return t->changing ? -EAGAIN : i < PAGES && t->pg[i].reg;
+	if (t->changing && !t->hasty)
+		return -EAGAIN;
+	for (; n; n--, i++)
+		if (i >= PAGES || !t->pg[i].reg)
+			return 0;
+	return 1;
 }
 
 static bool run(uint64_t seed, enum rule without, char *error, size_t len)
@@ -745,14 +850,36 @@ static bool run(uint64_t seed, enum rule without, char *error, size_t len)
 	return ok;
 }
 
+/* Each rule is taken out; false when one of them is not missed in @runs runs. */
+static bool each_rule(uint64_t runs, uint64_t seed)
+{
+	char error[256];
+	bool ok = true;
+	uint64_t i;
+	size_t k;
+
+	for (k = 1; k < NRULES; k++) {
+		for (i = 0; i < runs && run(seed + i, k, error, sizeof(error)); i++)
+			;
+		if (i < runs)
+			printf("sim: without %s: run %" PRIu64 " fails: %s\n", rules[k].name, i + 1, error);
+		else
+			printf("sim: without %s: NOT MISSED in %" PRIu64 " runs\n", rules[k].name, runs);
+		ok = ok && i < runs;
+	}
+	return ok;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option opt[] = {
 		{ "runs", required_argument, NULL, 'r' },    { "seed", required_argument, NULL, 's' },
-		{ "without", required_argument, NULL, 'w' }, { "list-rules", no_argument, NULL, 'l' }, { 0 },
+		{ "without", required_argument, NULL, 'w' }, { "list-rules", no_argument, NULL, 'l' },
+		{ "each-rule", no_argument, NULL, 'e' },     { 0 },
 	};
 	uint64_t runs = 2000, seed = 1, i;
 	enum rule without = R_NONE;
+	bool each = false;
 	char error[256];
 	size_t k;
 	int c;
@@ -774,15 +901,20 @@ int main(int argc, char **argv)
 				return 2;
 			}
 			break;
+		case 'e':
+			each = true;
+			break;
 		case 'l':
 			for (k = 1; k < NRULES; k++)
 				printf("%-15s %s\n", rules[k].name, rules[k].help);
 			return 0;
 		default:
-			fprintf(stderr, "usage: sim_run [--runs N] [--seed S] [--without RULE] [--list-rules]\n");
+			fprintf(stderr, "usage: sim_run [--runs N] [--seed S] [--without RULE | --each-rule] [--list-rules]\n");
 			return 2;
 		}
 	}
+	if (each)
+		return each_rule(runs, seed) ? 0 : 1;
 	for (i = 0; i < runs; i++) {
 		if (run(seed + i, without, error, sizeof(error)))
 			continue;
