@@ -222,8 +222,12 @@ static bool observe(struct md *m, struct md_task *t)
 	while (lp_space_next_wake(t->space, &addr))
 		wake_page(m, t, (addr - MD_BASE) / MD_PAGE);
 	md_note(m, "  settled", md_task_no(m, t), 0, 0, 0, 0);
-	for (i = 0; i < m->conf.pages; i++)
-		t->pg[i].ghost = t->pg[i].vacated = t->pg[i].hollow = false;
+	for (i = 0; i < m->conf.pages; i++) {
+		struct md_page *p = &t->pg[i];
+
+		p->ghost = p->vacated = p->hollow = p->moved = p->over = false;
+		p->changed = 0;
+	}
 	return true;
 }
 
@@ -379,8 +383,8 @@ static bool populate(struct md *m, struct md_task *t)
 	if (lp_space_new(m->engine, t, &t->space))
 		return md_differ(m, -1, "no memory for a space");
 	while (i < m->conf.pages) {
-		bool wiped = !md_pick(m, 12), dontfork = !md_pick(m, 12) && m->conf.flags & MD_DONTFORK;
-		bool told = dontfork && md_pick(m, 2);
+		bool wiped = !md_pick(m, 12), dontfork = !md_pick(m, 12) && m->flags & (MD_DONTFORK | MD_UNTOLD);
+		bool told = dontfork && m->flags & MD_DONTFORK && (!(m->flags & MD_UNTOLD) || md_pick(m, 2));
 		unsigned kind = md_pick(m, 8), start = i;
 
 		len = 1 + md_pick(m, 40);
@@ -439,11 +443,20 @@ static void clear_world(struct md *m)
 
 static bool fresh_world(struct md *m)
 {
+	static const unsigned families[] = {
+		MD_FORK_RACES | MD_UNTOLD, /* without these: */
+		MD_PLAIN_RACES | MD_MOVED_RACES | MD_UNTOLD | MD_GROWTH,
+		MD_FORK_RACES | MD_GROWTH,
+	};
 	unsigned i;
 
 	clear_world(m);
 	if (lp_engine_nodes(m->engine))
 		return md_differ(m, -1, "%zu nodes leaked", lp_engine_nodes(m->engine));
+	m->flags = m->conf.flags;
+	i = md_pick(m, 3);
+	if (!(m->flags & MD_MIXED))
+		m->flags &= ~families[i];
 	m->nlast = 0;
 	m->epoch_end = m->step + (m->conf.epoch ? m->conf.epoch : 1500);
 	for (i = 0; i < m->conf.tasks; i++)

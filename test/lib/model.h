@@ -27,13 +27,22 @@
 #define MD_MAX_THREADS 8
 #define MD_MAX_FLIGHTS 12
 
-/* Races that a run may contain, see `model_run --help`. Those that the engine gets right: */
+/*
+ * What a run may contain, see `model_run --help`. What the engine gets right,
+ * each world having one family of it:
+ *  - changes of the layout that race, mappings that grow; forks at rest;
+ *  - forks that race with changes, each place changing once at a time;
+ *  - changes that race, children that lack mappings untold; forks at rest.
+ */
 #define MD_FORK_RACES 0x01  /* FORK and other threads' events in any order */
 #define MD_PLAIN_RACES 0x02 /* a late UNMAP over memory that no event ever named */
 #define MD_MOVED_RACES 0x40 /* moving on from where another thread has moved away, its UNMAP unread */
-#define MD_DONTFORK 0x10    /* children miss some of the parent's mappings without a message */
-#define MD_DEFAULT (MD_FORK_RACES | MD_PLAIN_RACES | MD_MOVED_RACES | MD_DONTFORK)
-/* And those in which the same messages may mean different things: */
+#define MD_DONTFORK 0x10    /* children miss some of the parent's mappings, and the images say so */
+#define MD_UNTOLD 0x800	    /* and nobody says so */
+#define MD_GROWTH 0x1000    /* mappings grow, without a message */
+#define MD_DEFAULT (MD_FORK_RACES | MD_PLAIN_RACES | MD_MOVED_RACES | MD_DONTFORK | MD_UNTOLD | MD_GROWTH)
+#define MD_MIXED 0x2000 /* all of it in the same world: then the same messages may mean different things */
+/* And more of that: */
 #define MD_DEEP_RACES 0x04  /* a range reused before its UNMAP was read is moved on at once */
 #define MD_OLD_SHRINK 0x08  /* kernels before 6.16: REMAP tells the old length of a shrinking move */
 #define MD_GROW_RACES 0x80  /* a neighbour grows over what was unmapped, before the next settled moment */

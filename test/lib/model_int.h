@@ -26,6 +26,9 @@ struct md_page {
 	bool phantom; /* of the address: the engine may believe that something is there */
 	bool raced;   /* moved here over unread messages */
 	bool ghost;   /* moved to a phantom, no settled moment seen since */
+	bool moved;   /* here since the last settled moment; `over`: to where an UNMAP was unread */
+	bool over;
+	uint8_t changed; /* of the address: how often moved from or to, or unmapped, since the last settled moment */
 	bool unnamed; /* part of a mapping (or a munmap) that no message has named before */
 };
 
@@ -67,6 +70,7 @@ struct md_note {
 
 struct md {
 	struct md_conf conf;
+	unsigned flags; /* of this world */
 	struct md_choice ch;
 	struct lp_engine *engine;
 	struct md_task task[MD_MAX_TASKS];

@@ -65,9 +65,9 @@ static unsigned own_range(struct md *m, struct md_task *t, unsigned tid, bool re
 		if (i < m->conf.threads)
 			break;
 		/* Moving on what was put over unread messages: cannot be told from the older move. */
-		if (p->reused && !(m->conf.flags & MD_DEEP_RACES))
+		if (p->reused && !(m->flags & MD_DEEP_RACES))
 			break;
-		if (p->ghost && !(m->conf.flags & MD_GHOST_RACES))
+		if (p->ghost && !(m->flags & MD_GHOST_RACES))
 			break;
 	}
 	*start = a;
@@ -99,14 +99,16 @@ static void vacate(struct md *m, struct md_task *t, unsigned a, unsigned len, bo
 
 		*p = (struct md_page){ .owner = p->owner, .reused = t->changing != 0,
 				    .unnamed = p->state != REG || p->unnamed, .phantom = p->phantom, .vacated = true, .left = moved,
-				    .hollow = p->hollow };
+				    .hollow = p->hollow, .changed = p->changed + 1 };
 	}
 }
 
 /* Silently something new may lie there: no message has left it that the host may not have put in its place. */
 static bool may_grow(const struct md *m, const struct md_task *t, unsigned page)
 {
-	return m->conf.flags & MD_GROW_RACES ||
+	if (!(m->flags & MD_GROWTH))
+		return false;
+	return m->flags & MD_GROW_RACES ||
 	       !(t->pg[page].phantom || lp_space_young(t->space) || t->pg[page].reused || t->pg[page].vacated || lp_space_doubtful(t->space));
 }
 
@@ -115,10 +117,12 @@ static bool usable_dest(const struct md *m, const struct md_task *t, unsigned a,
 	unsigned i;
 
 	for (i = a; i < a + len; i++)
-		if (t->pg[i].state != REG && t->pg[i].reused && t->pg[i].hollow && !(m->conf.flags & MD_HOLLOW_RACES))
+		if (t->pg[i].changed > 1 && !(m->flags & MD_DEEP_RACES))
+			return false;
+		else if (t->pg[i].hollow && (t->pg[i].reused || t->pg[i].state == REG) && !(m->flags & MD_HOLLOW_RACES))
 			return false;
 		else if (t->pg[i].state != REG && t->pg[i].reused && t->pg[i].unnamed &&
-		    !(m->conf.flags & (t->pg[i].left ? MD_GROW_RACES : MD_PLAIN_RACES)))
+		    !(m->flags & (t->pg[i].left ? MD_GROW_RACES : MD_PLAIN_RACES)))
 			return false;
 	return true;
 }
@@ -170,6 +174,20 @@ static bool child_has(const struct md *m, const struct md_task *t, unsigned a, u
 	return false;
 }
 
+/*
+ * Where forks race each place changes once between two settled moments: else
+ * what is there at the fork would not tell which changes were made before it.
+ */
+static bool once(const struct md *m, const struct md_task *t, unsigned a, unsigned len)
+{
+	if (!(m->flags & MD_FORK_RACES) || m->flags & (MD_MIXED | MD_FORK_DEEP))
+		return true;
+	for (; len; a++, len--)
+		if (t->pg[a].changed)
+			return false;
+	return true;
+}
+
 /* Something came to [a, a + len) since a fork that is unread. */
 static bool fork_arrived(const struct md *m, const struct md_task *t, unsigned a, unsigned len)
 {
@@ -196,6 +214,26 @@ static bool has_young(const struct md *m, const struct md_task *t)
 		    (!m->task[i].alive || lp_space_young(m->task[i].space)))
 			return true;
 	return false;
+}
+
+/*
+ * Was it moved there after an unread UNMAP, and is unmapped? Or was it something
+ * else that was unmapped there before the move? Both would leave the same. And
+ * did a child get some of it and lack the rest, or is the rest gone before?
+ */
+static bool may_unmap(const struct md *m, const struct md_task *t, unsigned a, unsigned len)
+{
+	bool lacks = false, has = false;
+
+	for (; len; a++, len--) {
+		const struct md_page *p = &t->pg[a];
+
+		if (p->over && !(m->flags & MD_DEEP_RACES))
+			return false;
+		lacks = lacks || (p->dontfork && !p->told);
+		has = has || (p->state == REG && !p->dontfork);
+	}
+	return !lacks || !has || m->flags & MD_FORK_DEEP || !has_young(m, t);
 }
 
 static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
@@ -228,26 +266,28 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 	} else if (!free_range(m, t, len + grow, &to)) {
 		return;
 	}
-	if (!usable_dest(m, t, to, keep + grow))
+	if (!usable_dest(m, t, to, keep + grow) || (fixed && !may_unmap(m, t, to, keep)) || (keep < len && !may_unmap(m, t, from, len)))
+		return;
+	if (!once(m, t, from, len) || !once(m, t, to, keep + grow))
 		return;
 	for (i = keep; i < keep + grow; i++)
 		if (!may_grow(m, t, to + i))
 			return;
-	if (t->pg[from].dontfork && !t->pg[from].told && has_young(m, t) && !(m->conf.flags & MD_FORK_DEEP))
+	if (t->pg[from].dontfork && !t->pg[from].told && has_young(m, t) && !(m->flags & MD_FORK_DEEP))
 		return;
-	if (fork_arrived(m, t, fixed ? to : from, fixed ? keep : 0) && !(m->conf.flags & MD_FORK_DEEP))
+	if (fork_arrived(m, t, fixed ? to : from, fixed ? keep : 0) && !(m->flags & MD_FORK_DEEP))
 		return;
-	if (keep < len && fork_arrived(m, t, from, len) && !(m->conf.flags & MD_FORK_DEEP))
+	if (keep < len && fork_arrived(m, t, from, len) && !(m->flags & MD_FORK_DEEP))
 		return;
-	if (child_has(m, t, to, keep + grow) && !(m->conf.flags & MD_FORK_DEEP))
+	if (child_has(m, t, to, keep + grow) && !(m->flags & MD_FORK_DEEP))
 		return;
-	if (dontunmap && t->pg[from].dontfork && !t->pg[from].told && !(m->conf.flags & MD_GHOST_RACES))
+	if (dontunmap && t->pg[from].dontfork && !t->pg[from].told && !(m->flags & MD_GHOST_RACES))
 		return;
-	if (fork_is_unread(m, t) && !(m->conf.flags & MD_FORK_DEEP))
+	if (fork_is_unread(m, t) && !(m->flags & MD_FORK_DEEP))
 		for (i = to; i < to + keep; i++)
 			if (t->pg[i].reused)
 				return;
-	if (dontunmap && fork_is_unread(m, t) && !(m->conf.flags & MD_FORK_DEEP))
+	if (dontunmap && fork_is_unread(m, t) && !(m->flags & MD_FORK_DEEP))
 		return;
 	th->dontunmap = dontunmap;
 	th->grown = false;
@@ -258,7 +298,7 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 	dest_reg = fixed && any_reg(t, to, keep);
 	if (dest_reg)
 		md_post(m, t, th, EV_UNMAP, to, keep, 0);
-	md_post(m, t, th, EV_REMAP, from, m->conf.flags & MD_OLD_SHRINK ? len : keep, to);
+	md_post(m, t, th, EV_REMAP, from, m->flags & MD_OLD_SHRINK ? len : keep, to);
 	if (keep < len)
 		md_post(m, t, th, EV_UNMAP, from + keep, len - keep, 0);
 	if (!dontunmap)
@@ -267,9 +307,10 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 	for (i = 0; i < keep + grow; i++) {
 		struct md_page *p = &t->pg[to + i];
 		bool was_reused, reused = p->reused, phantom = p->phantom;
+		unsigned changed = p->changed + 1;
 
 		was_reused = reused;
-		if (reused && (m->conf.flags & MD_MOVED_RACES) && only_unmap_left(m, t, to + i))
+		if (reused && (m->flags & MD_MOVED_RACES) && only_unmap_left(m, t, to + i))
 			reused = false;
 		*p = i < keep ? tmp[i] : (struct md_page){ .state = REG, .wiped = tmp[keep - 1].wiped };
 		p->unnamed = i >= keep;
@@ -277,6 +318,9 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 		p->owner = tid;
 		p->reused = reused || dest_reg;
 		p->raced = was_reused;
+		p->moved = true;
+		p->changed = changed;
+		p->over = was_reused;
 		p->phantom = phantom;
 		p->ghost = phantom;
 	}
@@ -285,6 +329,7 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 			t->pg[from + i].present = false;
 			t->pg[from + i].want = 0;
 			t->pg[from + i].hollow = true;
+			t->pg[from + i].changed++;
 		}
 	} else {
 		vacate(m, t, from, len, true);
@@ -293,10 +338,10 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 
 static void op_unmap(struct md *m, struct md_task *t, struct md_thread *th)
 {
-	unsigned a, i, len = own_range(m, t, th - t->th, !(m->conf.flags & MD_PLAIN_RACES), &a);
+	unsigned a, i, len = own_range(m, t, th - t->th, !(m->flags & MD_PLAIN_RACES), &a);
 	bool map = !md_pick(m, 4);
 
-	if (!len || (fork_arrived(m, t, a, len) && !(m->conf.flags & MD_FORK_DEEP)))
+	if (!len || !may_unmap(m, t, a, len) || !once(m, t, a, len) || (fork_arrived(m, t, a, len) && !(m->flags & MD_FORK_DEEP)))
 		return;
 	md_note(m, map ? "mmap FIXED" : "munmap", md_task_no(m, t), th - t->th, a, len, 0);
 	if (any_reg(t, a, len))
@@ -310,7 +355,7 @@ static void op_dontneed(struct md *m, struct md_task *t, struct md_thread *th)
 {
 	unsigned a, len = own_range(m, t, th - t->th, true, &a);
 
-	if (!len || (fork_is_unread(m, t) && !(m->conf.flags & MD_FORK_DEEP)))
+	if (!len || (fork_is_unread(m, t) && !(m->flags & MD_FORK_DEEP)))
 		return;
 	md_note(m, "dontneed", md_task_no(m, t), th - t->th, a, len, 0);
 	md_post(m, t, th, EV_REMOVE, a, len, 0);
@@ -339,7 +384,7 @@ static void op_silent(struct md *m, struct md_task *t, struct md_thread *th)
 		if (free_range(m, t, want, &a))
 			for (i = a; i < a + want; i++)
 				t->pg[i] = (struct md_page){ .state = PLAIN, .owner = tid, .reused = t->pg[i].reused,
-							  .phantom = t->pg[i].phantom };
+							  .phantom = t->pg[i].phantom, .changed = t->pg[i].changed };
 		break;
 	default: /* grow in place */
 		if (t->pg[a + len - 1].state != REG)
@@ -363,12 +408,16 @@ static void op_fork(struct md *m, struct md_task *t, struct md_thread *th)
 	for (i = 0; i < MD_MAX_TASKS && !c; i++)
 		if (!m->task[i].used)
 			c = &m->task[i];
-	if (!c || (t->changing && !(m->conf.flags & MD_FORK_RACES)))
+	if (!c || (!(m->flags & MD_FORK_RACES) && (t->changing || lp_space_unsettled(t->space))))
 		return;
 	if (md_task_no(m, c) >= m->conf.tasks + 3 && md_pick(m, 8))
 		return;
-	for (i = 0; i < m->conf.pages && t->changing && !(m->conf.flags & MD_FORK_DEEP); i++)
+	for (i = 0; i < m->conf.pages && t->changing && !(m->flags & MD_FORK_DEEP); i++)
 		if (t->pg[i].raced)
+			return;
+	/* Moved, and something else to where it was: or both after the fork? */
+	for (i = 0; i < m->conf.pages && !(m->flags & MD_GHOST_RACES); i++)
+		if (t->pg[i].moved && t->pg[i].dontfork && !t->pg[i].told)
 			return;
 	for (i = 0; i < m->conf.threads; i++) { /* a child in the middle of a DONTNEED may see either */
 		const struct md_thread *o = &t->th[i];
@@ -376,9 +425,9 @@ static void op_fork(struct md *m, struct md_task *t, struct md_thread *th)
 		if (o->state == BLOCKED && o->q[o->i].kind == EV_REMOVE)
 			return;
 		for (k = o->i + o->read; o->state == BLOCKED && k < o->n; k++)
-			if (o->q[k].kind == EV_REMAP && ((o->dontunmap && !(m->conf.flags & MD_FORK_DEEP)) ||
-							 (o->dontfork && !(m->conf.flags & MD_FORK_DEEP)) ||
-							 (o->grown && !(m->conf.flags & MD_GROW_RACES))))
+			if (o->q[k].kind == EV_REMAP && ((o->dontunmap && !(m->flags & MD_FORK_DEEP)) ||
+							 (o->dontfork && !(m->flags & MD_FORK_DEEP)) ||
+							 (o->grown && !(m->flags & MD_GROW_RACES))))
 				return;
 	}
 	*c = (struct md_task){ .used = true, .pg = c->pg, .pages = m->conf.pages, .child = true, .parent = md_task_no(m, t) };
@@ -423,14 +472,12 @@ bool md_act(struct md *m, struct md_task *t, struct md_thread *th)
 {
 	unsigned op = md_pick(m, 64);
 
-	if (t->changing) {
-		if (m->conf.flags & MD_NO_RACES)
-			return true;
-		if (!(m->conf.flags & MD_FORK_RACES) && fork_is_unread(m, t))
-			return true;
-	}
+	if (t->changing && m->flags & MD_NO_RACES)
+		return true;
+	if (!(m->flags & MD_FORK_RACES) && has_young(m, t))
+		return true;
 	/* Its parent's messages may be older than it, and tell of what it has. */
-	if (t->child && lp_space_young(t->space) && m->task[t->parent].changing && !(m->conf.flags & MD_FORK_DEEP))
+	if (t->child && lp_space_young(t->space) && m->task[t->parent].changing && !(m->flags & MD_FORK_DEEP))
 		return true;
 	if (op < 24)
 		op_mremap(m, t, th);

@@ -17,13 +17,19 @@ static const struct {
 	{ "no-fork-races", MD_FORK_RACES, "FORK is not read before or after other threads' earlier or later events" },
 	{ "no-plain-races", MD_PLAIN_RACES, "no late UNMAP spans places that no message ever named" },
 	{ "no-moved-races", MD_MOVED_RACES, "nothing moves on from where another thread's UNMAP is unread" },
-	{ "no-dontfork", MD_DONTFORK, "children have all mappings of their parent (no MADV_DONTFORK)" },
-	/* From here on: what messages cannot tell, so differences are to be expected. */
-	{ "deep-races", MD_DEEP_RACES, "what was moved over an unread munmap is changed again before it is read" },
+	{ "no-dontfork", MD_DONTFORK, "the images tell of no MADV_DONTFORK" },
+	{ "no-untold", MD_UNTOLD, "children lack nothing untold (MADV_DONTFORK after the restore)" },
+	{ "no-growth", MD_GROWTH, "no mapping grows" },
+	/*
+	 * From here on: the same messages and the same registered ranges may have
+	 * come about in several ways, so differences are to be expected.
+	 */
+	{ "mixed", MD_MIXED, "races of forks, growth and untold MADV_DONTFORK in the same world" },
+	{ "deep-races", MD_DEEP_RACES, "places change hands more than twice, or are unmapped again, before a settled moment" },
 	{ "grow-races", MD_GROW_RACES, "a neighbour grows over an unmapped place before a settled moment" },
-	{ "fork-deep-races", MD_FORK_DEEP, "REMOVE or DONTUNMAP overtake FORK; young children change their layout" },
+	{ "fork-deep-races", MD_FORK_DEEP, "places change twice around a fork, REMOVE overtakes FORK, young children change" },
 	{ "ghost-races", MD_GHOST_RACES, "what was moved over a DONTFORK place moves on before a settled moment" },
-	{ "hollow-races", MD_HOLLOW_RACES, "what MREMAP_DONTUNMAP left is moved too, and another thread moves there" },
+	{ "hollow-races", MD_HOLLOW_RACES, "what MREMAP_DONTUNMAP left is moved over before a settled moment" },
 	{ "old-shrink", MD_OLD_SHRINK, "REMAP of a shrinking move tells the old length (before 6.16)" },
 };
 
@@ -35,8 +41,11 @@ static void usage(FILE *out)
 
 	fprintf(out, "usage: model_run [--steps N] [--seed S] [--pages P] [--tasks T] [--threads H] [--check EVERY]\n"
 		     "                 [--epoch STEPS]\n");
-	for (i = 0; i < NRACES; i++)
+	for (i = 0; i < NRACES; i++) {
+		if (races[i].flag == MD_MIXED)
+			fprintf(out, "With these the engine has to guess, and some of its guesses are wrong:\n");
 		fprintf(out, "  --%-15s %s\n", races[i].name, races[i].help);
+	}
 }
 
 static double seconds(void)
