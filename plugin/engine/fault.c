@@ -200,7 +200,7 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
 		   struct lp_flight **flight)
 {
 	struct lp_pool *pool = &s->engine->pool;
-	uint64_t page = s->engine->page, len, img;
+	uint64_t len, img;
 	struct lp_flight *f, *owner = NULL;
 	struct lp_waiter *w;
 	struct lp_piece p;
@@ -239,8 +239,10 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
 			*verdict = LP_WAIT;
 			return 0;
 		}
-		/* Bulk must not hold up a thread: the page changes its owner. */
-		len = page;
+		/* Bulk must not hold up a thread: the pages change their owner. */
+		len = readahead_len(s, addr, readahead);
+		if (len > p.addr + p.len - addr)
+			len = p.addr + p.len - addr;
 		img = p.img + (addr - p.addr);
 		obj = p.obj;
 	} else {

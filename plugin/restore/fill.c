@@ -17,6 +17,7 @@
 #define MS UINT64_C(1000000)
 #define BACKOFF_MIN (20 * MS / 1000)
 #define BACKOFF_MAX (2 * MS)
+#define PASS_NS UINT64_C(10000)
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
@@ -226,7 +227,9 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			 */
 			if (at.len <= CHUNK_FAULTS)
 				lp_uffd_wake(mm->fd, at.addr, at.len);
-			reader_pass(rd);
+			/* Somebody else has just looked. */
+			if (lp_now() - atomic_load_explicit(&r->last_pass, memory_order_relaxed) > PASS_NS)
+				reader_pass(rd);
 		} else {
 			/* May sleep for the source: not in the gate, and not counted as busy. */
 			left = lp_flight_left(f);

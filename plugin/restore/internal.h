@@ -41,15 +41,14 @@
 #define CHUNK_FAULTS (UINT64_C(16) << 10)
 #define FAULTS_RECENT_NS UINT64_C(1000000)
 /* A bulk flight: what a worker claims at once. */
-#define FLIGHT_BYTES (UINT64_C(2) << 20)
+#define FLIGHT_BYTES (UINT64_C(16) << 20)
 #define FLIGHT_PIECES 64
 #define URGENT_THREADS 2
 /* Descriptors kept for the children of forks when all others are in use, and how many are given up at once. */
 #define RESERVE 64
 #define RESERVE_STEP 16
-/* Readahead of a fault: small while the background runs ahead of it anyhow. */
-#define READAHEAD_BACKGROUND (UINT64_C(16) << 10)
-#define READAHEAD_ALONE CHUNK
+/* Readahead of faults that come in sequence, at most: what one turn of the reader copies. */
+#define READAHEAD CHUNK
 
 struct lp_restore;
 

@@ -25,7 +25,7 @@
 #define PROBE_NS UINT64_C(250000000)
 
 /* How long the waiting thread trusts busy bulk threads to look for messages. */
-#define WATCH_NS UINT64_C(200000)
+#define WATCH_NS UINT64_C(500000)
 
 static void wake_flush(struct lp_reader *rd)
 {
@@ -205,8 +205,7 @@ static void answer(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 	int rc;
 
 	pthread_mutex_lock(&r->lock);
-	rc = lp_space_fault(mm->space, addr,
-			    r->conf->background || r->hurry ? READAHEAD_BACKGROUND : READAHEAD_ALONE, &verdict, &f);
+	rc = lp_space_fault(mm->space, addr, READAHEAD, &verdict, &f);
 	if (rc && !lp_space_broken(mm->space)) {
 		if (lp_space_defer(mm->space, addr))
 			lose_tree(r, mm, "out of memory for a fault");

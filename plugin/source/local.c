@@ -28,6 +28,8 @@
 
 /* One mapping of a window at most: long enough to hide its cost, short enough to stay small. */
 #define WINDOW (UINT64_C(4) << 20)
+/* On tmpfs: no memory of ours is in it, and each unmapping interrupts the other CPUs. */
+#define WINDOW_MEMORY (UINT64_C(64) << 20)
 
 struct local {
 	struct lp_source base;
@@ -160,8 +162,9 @@ static int local_map(struct lp_source *s, struct lp_window *w, uint32_t obj, uin
 		void *p;
 
 		local_unmap(s, w);
-		start = off & ~(MAP_AROUND - 1);
-		w->priv_len = min_u64(min_u64(want + (off - start), WINDOW), file->size - start);
+		start = off & ~((l->in_memory ? WINDOW_MEMORY : MAP_AROUND) - 1);
+		w->priv_len = l->in_memory ? WINDOW_MEMORY : min_u64(want + (off - start), WINDOW);
+		w->priv_len = min_u64(w->priv_len, file->size - start);
 		p = mmap(NULL, w->priv_len, PROT_READ, MAP_SHARED, file->fd, start);
 		if (p == MAP_FAILED)
 			return -errno;
