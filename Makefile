@@ -201,7 +201,7 @@ FUZZERS      := build/fuzz/images_fuzz $(if $(wildcard test/fuzz/engine_fuzz.c),
 build/fuzz/images_fuzz: test/fuzz/images_fuzz.c $(wildcard images/*.[ch]) $(PB_C) build/fuzz/images_seeds
 	$(call say,FUZZER,$@)
 	$(Q)$(CLANG) $(FUZZ_FLAGS) -o $@ $< $(wildcard images/*.c) plugin/base/err.c $(PB_C) \
-		$(shell $(PKGCONFIG) --libs libprotobuf-c)
+		$(shell $(PKGCONFIG) --libs libprotobuf-c libxxhash)
 
 build/fuzz/images_seeds: test/fuzz/images_seeds.c test/lib/imgbuild.c $(LIB)
 	$(call say,CC,$@)

@@ -25,7 +25,7 @@
 
 /* Nobody settles: then what was read is put in order without. */
 #define LOG_MAX 256
-#define SEARCH_MAX 4000
+#define SEARCH_MAX 20000 /* changes tried, a microsecond or two each */
 
 #define COST_OCCUPIED 80 /* moved onto something */
 #define COST_GHOST 5	  /* onto what may not be there at all */
@@ -33,10 +33,8 @@
 #define COST_LATER 1	  /* moved to where a later message unmaps: is it older? */
 #define COST_LATE 8	  /* was read late, after what came later */
 #define COST_KERNEL 100	  /* the kernel has something where nothing should be, or nothing */
-#ifndef COST_THERE
-#define COST_THERE 30	  /* in a child; or it has grown there */
+#define COST_THERE 100	  /* in a child; or it has grown there */
 #define COST_ABSENT 20	  /* and this may be MADV_DONTFORK */
-#endif
 
 static bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
 {
@@ -230,6 +228,8 @@ static bool enables(const struct lp_msg *x, const struct lp_msg *m)
 		return m->kind == MSG_REMAP && overlap(x->from, x->len, m->to, m->len);
 	if (x->kind != MSG_REMAP)
 		return false;
+	if (m->kind == MSG_UNMAP && overlap(x->from, x->len, m->from, m->len))
+		return true;
 	if (m->kind == MSG_REMAP && x->vacates && overlap(x->from, x->len, m->to, m->len))
 		return true;
 	return overlap(x->to, x->len, m->from, m->len);
@@ -260,6 +260,11 @@ static unsigned unmapped_later(const struct plan *p, size_t i)
 {
 	const struct lp_msg *log = p->s->log;
 	size_t x;
+
+	/* Or a later message moves away what @i unmaps: was it gone by then? */
+	for (x = i + 1; log[i].kind == MSG_UNMAP && x < p->n; x++)
+		if (log[x].kind == MSG_REMAP && !p->done[x] && overlap(log[x].from, log[x].len, log[i].from, log[i].len))
+			return COST_LATER;
 
 	for (x = i + 1; log[i].kind == MSG_REMAP && x < p->n; x++)
 		if (log[x].kind == MSG_UNMAP && !log[x].part && !p->done[x] && enables(&log[x], &log[i]))
@@ -295,7 +300,7 @@ static int ask_kernel(struct plan *p)
 	p->facts = malloc((p->n * LP_POINTS + 1) * sizeof(*p->facts));
 	if (!p->facts)
 		return -ENOMEM;
-	for (i = 0; i < p->n; i++) {
+	for (i = 0; !p->force && i < p->n; i++) { /* forced: it may be dead by now, or changing */
 		n = msg_points(p->s, &p->s->log[i], at);
 		for (k = 0; k < n; k++) {
 			rc = fact_ask(p->s, at[k], p->facts, &p->nfacts);
@@ -327,8 +332,20 @@ static int found(struct plan *p, const struct lp_view *v, size_t nseq, unsigned 
 	return 0;
 }
 
-/* From @v on, which @nseq messages have led to at @cost. Consumes @v. */
-static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost)
+/* The REMAP with MREMAP_FIXED that UNMAP @x seems to be the beginning of, or the end of the log. */
+static size_t fixed_pair(const struct plan *p, size_t x)
+{
+	const struct lp_msg *log = p->s->log;
+	size_t i;
+
+	for (i = x + 1; log[x].kind == MSG_UNMAP && i < p->n; i++)
+		if (log[i].kind == MSG_REMAP && !p->done[i] && log[i].to == log[x].from && log[i].len == log[x].len)
+			return i;
+	return p->n;
+}
+
+/* From @v on, which @nseq messages have led to at @cost. Consumes @v. @pair: what must follow an UNMAP drawn before. */
+static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost, size_t pair)
 {
 	const struct lp_msg *log = p->s->log;
 	struct lp_pool *pool = &p->s->engine->pool;
@@ -354,6 +371,8 @@ static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost)
 			if (!en[x])
 				continue;
 			c = cost + lateness(p, x) + msg_violation(v, &log[x]);
+			if (pair < p->n && x != pair)
+				c += COST_LATE;
 			if (c >= p->best_cost)
 				continue;
 			p->nodes++;
@@ -362,14 +381,18 @@ static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost)
 			p->done[x] = true;
 			p->seq[nseq] = x;
 			if (!rc)
-				rc = search(p, &w, nseq + 1, c);
+				rc = search(p, &w, nseq + 1, c, fixed_pair(p, x));
 			else
 				view_clear(pool, &w);
 			p->done[x] = false;
 		}
 		cost += bad;
+		if (pair < p->n && i != pair)
+			cost += COST_LATE;
+		pair = p->n;
 		if (rc || cost >= p->best_cost)
 			break;
+		p->nodes++;
 		rc = apply_msg(pool, v, &log[i]);
 		p->done[i] = true;
 		p->seq[nseq++] = i;
@@ -404,9 +427,17 @@ static int base_view(struct lp_space *s, struct lp_view *v)
 static int order(struct plan *p, const struct lp_view *base)
 {
 	struct lp_view v;
+	int rc;
 
+	/* That of reading first: nothing is looked at that is less likely. */
+	p->nodes = SEARCH_MAX;
 	view_clone(&v, base);
-	return search(p, &v, 0, 0);
+	rc = search(p, &v, 0, 0, p->n);
+	if (rc || !p->best_cost)
+		return rc;
+	p->nodes = 0;
+	view_clone(&v, base);
+	return search(p, &v, 0, 0, p->n);
 }
 
 /* Even in this order these moved from nothing: then it had grown, and that says nothing about children. */
@@ -458,7 +489,6 @@ static void commit(struct lp_space *s, struct lp_view *v)
 		if (s->log[i].kind == MSG_REMAP && !s->log[i].vacates)
 			lp_space_defer(s, s->log[i].from);
 	s->nlog = 0;
-	s->due = false;
 }
 
 int epoch_end(struct lp_space *s, bool force)
@@ -491,6 +521,8 @@ int epoch_end(struct lp_space *s, bool force)
 			rc = young_choose(s, i, &base, p.best, p.nbest);
 	if (!rc) {
 		commit(s, &p.best_view);
+		if (!force)
+			s->due = false;
 	} else {
 		view_clear(pool, &p.best_view);
 		for (i = 0; i < p.n; i++)

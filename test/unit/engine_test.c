@@ -620,6 +620,7 @@ static void test_never_settled(void **state)
 	assert_true(lp_space_unsettled(w->s));
 	assert_false(lp_space_young(c));
 	assert_true(lp_engine_nodes(w->e) < 1000);
+	has(&w->k[0], "16-48");
 	settle(w->s);
 	sees(w->s, at, 0);
 	sees(w->s, at + 3, 3);
