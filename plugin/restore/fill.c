@@ -110,8 +110,8 @@ void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj)
 		atomic_fetch_add_explicit(&r->refused, 1, memory_order_relaxed);
 		mm->backoff = min_u64(mm->backoff ? mm->backoff * 2 : BACKOFF_MIN, BACKOFF_MAX);
 		break;
-	case -ENOENT: /* not registered yet */
-		mm->backoff = MS / 5;
+	case -ENOENT: /* not registered yet: when CRIU is done at the latest, see restore.c */
+		mm->backoff = 5 * MS;
 		break;
 	case -ENOMEM:
 		if (!mm->warned_nomem)
@@ -279,7 +279,8 @@ void *bulk_main(void *arg)
 	while (!r->stopping) {
 		when = LP_NEVER;
 		rc = -EAGAIN;
-		if ((r->conf->background || r->hurry) && !r->failed && !r->fatal)
+		/* Before CRIU has registered everything it would only fight with CRIU for locks and CPUs. */
+		if ((r->conf->background || r->hurry) && !r->failed && !r->fatal && atomic_load(&r->armed))
 			rc = lp_engine_next(r->engine, FLIGHT_BYTES, FLIGHT_PIECES, lp_now(), &f, &when);
 		if (rc == -ENOMEM)
 			when = lp_now() + 10 * MS;

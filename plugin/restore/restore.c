@@ -262,6 +262,7 @@ static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 {
 	struct lp_restore *r = w->r;
 	int rc = handoff_read(r, &w->h, err);
+	struct lp_mm *mm;
 
 	if (rc == HANDOFF_DONE) {
 		close(w->h.sock);
@@ -270,6 +271,10 @@ static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 		pr_info("CRIU has finished its restore");
 		pthread_mutex_lock(&r->lock);
 		r->armed = true;
+		for (mm = r->mms; mm; mm = mm->next) {
+			mm->retry_at = 0; /* what was not registered yet */
+			lp_space_stall(mm->space, 0);
+		}
 		pthread_cond_broadcast(&r->bulk_cond);
 		pthread_mutex_unlock(&r->lock);
 		kick_reader(r);
