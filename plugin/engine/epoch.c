@@ -30,7 +30,7 @@
 #define COST_OCCUPIED 80 /* moved onto something */
 #define COST_GHOST 5	  /* onto what may not be there at all */
 #define COST_NOTHING 30	  /* moved from nothing that we know of; or from what has grown, which no message tells */
-#define COST_LATER 1	  /* moved to where a later message unmaps: is it older? */
+#define COST_LATER 1	  /* a later message is about the same: is it older? */
 #define COST_LATE 8	  /* was read late, after what came later */
 #define COST_KERNEL 100	  /* the kernel has something where nothing should be, or nothing */
 #define COST_THERE 100	  /* in a child; or it has grown there */
@@ -255,13 +255,15 @@ static void find_enablers(const struct plan *p, size_t i, bool *en)
 	}
 }
 
-/* What @i moves to its place, a message that was read later seems to unmap: or was that older? */
-static unsigned unmapped_later(const struct plan *p, size_t i)
+/*
+ * What @i moves to its place, a message that was read later seems to unmap; or
+ * moves away what @i unmaps. Was that older?
+ */
+static unsigned doubtful_later(const struct plan *p, size_t i)
 {
 	const struct lp_msg *log = p->s->log;
 	size_t x;
 
-	/* Or a later message moves away what @i unmaps: was it gone by then? */
 	for (x = i + 1; log[i].kind == MSG_UNMAP && x < p->n; x++)
 		if (log[x].kind == MSG_REMAP && !p->done[x] && overlap(log[x].from, log[x].len, log[i].from, log[i].len))
 			return COST_LATER;
@@ -361,7 +363,7 @@ static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost,
 			rc = found(p, v, nseq, cost);
 			break;
 		}
-		bad = msg_violation(v, &log[i]) + unmapped_later(p, i);
+		bad = msg_violation(v, &log[i]) + doubtful_later(p, i);
 		if (bad)
 			find_enablers(p, i, en);
 		for (x = i + 1; bad && !rc && x < p->n && p->nodes < SEARCH_MAX; x++) {
@@ -499,7 +501,7 @@ int epoch_end(struct lp_space *s, bool force)
 	size_t i;
 	int rc;
 
-	p.seq = malloc(2 * p.n * sizeof(*p.seq) + p.n);
+	p.seq = malloc(2 * p.n * sizeof(*p.seq) + p.n + 1); /* no message at all: a due child */
 	if (!p.seq)
 		return -ENOMEM;
 	p.best = p.seq + p.n;
