@@ -15,7 +15,7 @@ PROTOC_C  ?= protoc-c
 SANITIZE  ?=
 B         := build$(if $(SANITIZE),/san-$(SANITIZE))
 
-PKGS      := libprotobuf-c libnl-3.0 jansson libxxhash liblz4 libzstd
+PKGS      := libprotobuf-c libnl-3.0 jansson libxxhash liblz4 libzstd gnutls
 CFLAGS    ?= -O2 -g
 WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter \
 	     -Wformat=2 -Wvla
@@ -216,13 +216,13 @@ build/fuzz/engine_fuzz: test/fuzz/engine_fuzz.c $(MODEL_C) $(wildcard plugin/eng
 build/fuzz/proto_fuzz: test/fuzz/proto_fuzz.c $(wildcard plugin/proto/*.[ch])
 	$(call say,FUZZER,$@)
 	$(Q)mkdir -p $(@D) && $(CLANG) $(FUZZ_FLAGS) -o $@ $< $(wildcard plugin/proto/*.c) \
-		$(shell $(PKGCONFIG) --libs libxxhash liblz4 libzstd)
+		$(shell $(PKGCONFIG) --libs libxxhash liblz4 libzstd gnutls)
 
 SERVE_C := $(wildcard plugin/serve/*.c plugin/net/*.c plugin/proto/*.c plugin/base/*.c images/*.c) test/lib/imgbuild.c
 build/fuzz/serve_fuzz: test/fuzz/serve_fuzz.c test/fuzz/serve_seeds.py $(SERVE_C) $(wildcard plugin/*/*.h images/*.h) $(PB_C)
 	$(call say,FUZZER,$@)
 	$(Q)$(CLANG) $(FUZZ_FLAGS) -Wno-shadow -o $@ $< $(SERVE_C) $(PB_C) \
-		$(shell $(PKGCONFIG) --libs libprotobuf-c libxxhash liblz4 libzstd)
+		$(shell $(PKGCONFIG) --libs libprotobuf-c libxxhash liblz4 libzstd gnutls)
 	$(Q)mkdir -p $(@D)/serve && python3 test/fuzz/serve_seeds.py $(@D)/serve
 
 .PHONY: fuzzers

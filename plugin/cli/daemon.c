@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/tls.h"
 #include "restore/restore.h"
 #include "restore/uffd.h"
 #include "images/thin.h"
@@ -31,6 +32,7 @@ struct opts {
 	size_t nfrom;
 	uint32_t encodings;
 	unsigned timeout_ms;
+	struct tls_opts tls;
 };
 
 static void usage(FILE *f)
@@ -55,6 +57,8 @@ static void usage(FILE *f)
 	      "                         Without images in DIR the small ones are fetched into it\n"
 	      "      --compress WHAT    of what --from sends: none (default), lz4 or zstd\n"
 	      "      --timeout SECONDS  ask another server after that (default 10)\n"
+	      LP_TLS_USAGE
+	      "      --tls-no-cn-verify  do not ask whether the certificate is for the host in URL\n"
 	      "      --no-default-config  accepted for CRIU's sake\n"
 	      "  -h, --help\n",
 	      f);
@@ -122,12 +126,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "timeout", required_argument, NULL, OPT_TIMEOUT },
 		{ "address", required_argument, NULL, OPT_REMOTE },
 		{ "port", required_argument, NULL, OPT_REMOTE },
-		{ "tls", no_argument, NULL, OPT_REMOTE },
-		{ "tls-cacert", required_argument, NULL, OPT_REMOTE },
-		{ "tls-cacrl", required_argument, NULL, OPT_REMOTE },
-		{ "tls-cert", required_argument, NULL, OPT_REMOTE },
-		{ "tls-key", required_argument, NULL, OPT_REMOTE },
-		{ "tls-no-cn-verify", no_argument, NULL, OPT_REMOTE },
+		LP_TLS_OPTIONS,
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
@@ -135,6 +134,8 @@ static int parse(int argc, char **argv, struct opts *o)
 	int c;
 
 	while ((c = getopt_long(argc, argv, "D:W:o:v::dh", longs, NULL)) != -1) {
+		if (tls_option(&o->tls, c, optarg))
+			continue;
 		switch (c) {
 		case 'D':
 			o->images_dir = optarg;
@@ -351,11 +352,12 @@ static int serve(const struct opts *o, const struct lp_images *im, struct lp_sou
 }
 
 /* Images and the source of their pages: from the directory, or with --from from servers. */
-static int open_source(const struct opts *o, const char *dir, struct lp_images **im, struct lp_source **src,
-		       struct lp_err *err)
+static int open_source(const struct opts *o, const char *dir, struct lp_tls *tls, struct lp_images **im,
+		       struct lp_source **src, struct lp_err *err)
 {
 	struct lp_remote_conf conf = {
-		.urls = o->from, .nurls = o->nfrom, .encodings = o->encodings, .timeout_ms = o->timeout_ms,
+		.urls = o->from, .nurls = o->nfrom, .tls = tls, .encodings = o->encodings,
+		.timeout_ms = o->timeout_ms,
 	};
 	uint8_t told[LP_IMAGES_IDENT_LEN] = { 0 };
 	char path[4096];
@@ -365,7 +367,7 @@ static int open_source(const struct opts *o, const char *dir, struct lp_images *
 	if (o->nfrom) {
 		snprintf(path, sizeof(path), "%s/inventory.img", dir);
 		if (access(path, F_OK) && errno == ENOENT) {
-			rc = lp_remote_fetch(o->from, o->nfrom, dir, o->timeout_ms, told, err);
+			rc = lp_remote_fetch(o->from, o->nfrom, tls, dir, o->timeout_ms, told, err);
 			fetched = true;
 		}
 	}
@@ -395,6 +397,7 @@ int cmd_daemon(int argc, char **argv)
 	};
 	struct lp_images *im = NULL;
 	struct lp_source *src = NULL;
+	struct lp_tls *tls = NULL;
 	struct lp_err err = { "" };
 	int listen_fd, ready_fd = -1, rc;
 	bool logging = false;
@@ -419,8 +422,11 @@ int cmd_daemon(int argc, char **argv)
 			lp_err_sys(&err, rc, "%s", o.log_file);
 		logging = !rc && o.log_file;
 	}
+	/* Local pages need none, whatever the caller says for CRIU's sake. */
+	if (!rc && o.nfrom)
+		rc = tls_load(&o.tls, &tls, &err);
 	if (!rc)
-		rc = open_source(&o, dir, &im, &src, &err);
+		rc = open_source(&o, dir, tls, &im, &src, &err);
 	if (!rc) {
 		listen_fd = lp_restore_listen(&err);
 		rc = listen_fd < 0 ? listen_fd : 0;
@@ -457,6 +463,7 @@ out:
 	}
 	if (src)
 		src->ops->close(src);
+	lp_tls_put(tls);
 	lp_images_close(im);
 	free(dir);
 	return rc ? 1 : 0;

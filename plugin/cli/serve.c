@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/tls.h"
 #include "serve/serve.h"
 
 #define MANY 256
@@ -25,6 +26,9 @@ static void usage(FILE *f)
 	      "      --list FILE        lines NAME=DIR; read again on SIGHUP\n"
 	      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable)\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
+	      LP_TLS_USAGE
+	      "      --access FILE      lines CLIENT NAME...: the checkpoints that a client may have, by the name in its\n"
+	      "                         certificate; patterns as in the shell; read again on SIGHUP\n"
 	      "      --max-clients N    that many restores at once (default 1024)\n"
 	      "      --idle SECONDS     close clients that are silent or stuck so long (default 60)\n"
 	      "      --workers N        threads for the background of restores (default: CPUs, at most 4)\n"
@@ -39,6 +43,7 @@ struct args {
 	const char *roots[MANY], *named[MANY], *log_file;
 	struct lp_addr listen[16];
 	struct lp_serve_conf conf;
+	struct tls_opts tls;
 	int verbosity;
 };
 
@@ -56,12 +61,14 @@ static int number(const char *opt, const char *s, long min, long max, long *v)
 
 static int parse(int argc, char **argv, struct args *a)
 {
-	enum { ROOT = 256, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS };
+	enum { ROOT = 256, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS, ACCESS };
 	static const struct option longs[] = {
 		{ "root", required_argument, NULL, ROOT },
 		{ "list", required_argument, NULL, LIST },
 		{ "listen", required_argument, NULL, LISTEN },
 		{ "insecure-listen-anywhere", no_argument, NULL, ANYWHERE },
+		LP_TLS_OPTIONS,
+		{ "access", required_argument, NULL, ACCESS },
 		{ "max-clients", required_argument, NULL, MAX },
 		{ "idle", required_argument, NULL, IDLE },
 		{ "workers", required_argument, NULL, WORKERS },
@@ -77,6 +84,8 @@ static int parse(int argc, char **argv, struct args *a)
 	int c;
 
 	while ((c = getopt_long(argc, argv, "o:v::h", longs, NULL)) != -1) {
+		if (tls_option(&a->tls, c, optarg))
+			continue;
 		switch (c) {
 		case ROOT:
 			if (conf->nroots == MANY)
@@ -94,6 +103,9 @@ static int parse(int argc, char **argv, struct args *a)
 			break;
 		case ANYWHERE:
 			conf->anywhere = true;
+			break;
+		case ACCESS:
+			conf->access = optarg;
 			break;
 		case MAX:
 			if (number("--max-clients", optarg, 1, 100000, &v))
@@ -143,6 +155,12 @@ static int parse(int argc, char **argv, struct args *a)
 			       -EINVAL;
 		a->named[conf->nnamed++] = argv[optind];
 	}
+	if (tls_check(&a->tls, &err))
+		return fprintf(stderr, "lazypages serve: %s\n", err.msg), -EINVAL;
+	if (a->tls.on)
+		conf->tls = &a->tls.files;
+	if (conf->access && !a->tls.on)
+		return fputs("lazypages serve: --access without --tls: clients have no names\n", stderr), -EINVAL;
 	if (!conf->nlisten)
 		return fputs("lazypages serve: where? say --listen HOST:PORT or --listen unix:PATH\n", stderr), -EINVAL;
 	if (!conf->nroots && !conf->nnamed && !conf->list)

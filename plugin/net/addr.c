@@ -186,7 +186,7 @@ static int listen_one(const struct addrinfo *ai, const char *name, bool anywhere
 	if (!anywhere && !loopback(ai->ai_addr))
 		return lp_err(err, -EPERM,
 			      "%s is not a loopback address: anybody who reaches it could read the memory of your "
-			      "programs; use unix:PATH or 127.0.0.1 with a tunnel, or say "
+			      "programs; say --tls, or use unix:PATH or 127.0.0.1 with a tunnel, or say "
 			      "--insecure-listen-anywhere if the network is yours alone",
 			      name);
 	fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

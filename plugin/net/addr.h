@@ -51,11 +51,4 @@ int lp_connect(const struct lp_addr *a, unsigned ms, const _Atomic bool *stop, s
 /* Settings of every stream connection: no delay, keep-alive. */
 void lp_tune(int fd);
 
-/*
- * All @len bytes within @ms, on a non-blocking socket. 0, -EPIPE (the peer is
- * gone), -ETIMEDOUT, -EINTR (*stop), or what the system said.
- */
-int lp_send_all(int fd, const void *p, size_t len, unsigned ms, const _Atomic bool *stop);
-int lp_recv_all(int fd, void *p, size_t len, unsigned ms, const _Atomic bool *stop);
-
 #endif

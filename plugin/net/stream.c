@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Connecting, and whole sends and receives with a time limit; see addr.h. */
+/* Connecting, see addr.h; streams without TLS, and whole sends and receives with a time limit, see stream.h. */
 #include <errno.h>
 #include <poll.h>
 #include <stdatomic.h>
@@ -94,38 +94,93 @@ int lp_connect(const struct lp_addr *a, unsigned ms, const _Atomic bool *stop, s
 	return rc < 0 ? lp_err_sys(err, rc, "%s: cannot connect", name) : rc;
 }
 
-int lp_send_all(int fd, const void *p, size_t len, unsigned ms, const _Atomic bool *stop)
+/* ---- streams ---- */
+
+ssize_t lp_stream_recv(struct lp_stream *s, void *p, size_t len)
+{
+	ssize_t n;
+
+	if (s->tls)
+		return lp_session_recv(s->tls, p, len);
+	do
+		n = recv(s->fd, p, len, MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
+ssize_t lp_stream_send(struct lp_stream *s, const struct iovec *iov, unsigned count)
+{
+	struct msghdr mh = { .msg_iov = (struct iovec *)iov, .msg_iovlen = count };
+	ssize_t n;
+
+	if (s->tls)
+		return lp_session_send(s->tls, iov, count);
+	do
+		n = sendmsg(s->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
+void lp_stream_end(struct lp_stream *s)
+{
+	if (s->tls)
+		lp_session_end(s->tls);
+	shutdown(s->fd, SHUT_WR);
+}
+
+void lp_stream_close(struct lp_stream *s)
+{
+	if (s->tls)
+		lp_session_free(s->tls);
+	if (s->fd >= 0)
+		close(s->fd);
+	*s = LP_STREAM_NONE;
+}
+
+int lp_stream_handshake_all(struct lp_stream *s, unsigned ms, const _Atomic bool *stop)
 {
 	uint64_t end = lp_now() + ms * UINT64_C(1000000);
 	int rc;
 
-	while (len) {
-		ssize_t n = send(fd, p, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while ((rc = lp_stream_handshake(s)) == -EAGAIN) {
+		rc = await(s->fd, lp_stream_events(s), end, stop);
+		if (rc)
+			break;
+	}
+	return rc;
+}
 
-		if (n > 0) {
-			p = (const char *)p + n;
-			len -= n;
+int lp_stream_send_all(struct lp_stream *s, const void *p, size_t len, unsigned ms, const _Atomic bool *stop)
+{
+	uint64_t end = lp_now() + ms * UINT64_C(1000000);
+	struct iovec iov = { (void *)p, len };
+	ssize_t n;
+	int rc;
+
+	while (iov.iov_len) {
+		n = lp_stream_send(s, &iov, 1);
+		if (n >= 0) {
+			iov.iov_base = (char *)iov.iov_base + n;
+			iov.iov_len -= n;
 			continue;
 		}
-		if (errno == EINTR)
-			continue;
-		if (errno != EAGAIN)
-			return -errno;
-		rc = await(fd, POLLOUT, end, stop);
+		if (n != -EAGAIN)
+			return (int)n;
+		rc = await(s->fd, POLLOUT, end, stop);
 		if (rc)
 			return rc;
 	}
 	return 0;
 }
 
-int lp_recv_all(int fd, void *p, size_t len, unsigned ms, const _Atomic bool *stop)
+int lp_stream_recv_all(struct lp_stream *s, void *p, size_t len, unsigned ms, const _Atomic bool *stop)
 {
 	uint64_t end = lp_now() + ms * UINT64_C(1000000);
+	ssize_t n;
 	int rc;
 
 	while (len) {
-		ssize_t n = recv(fd, p, len, MSG_DONTWAIT);
-
+		n = lp_stream_recv(s, p, len);
 		if (n > 0) {
 			p = (char *)p + n;
 			len -= n;
@@ -133,11 +188,9 @@ int lp_recv_all(int fd, void *p, size_t len, unsigned ms, const _Atomic bool *st
 		}
 		if (!n)
 			return -EPIPE;
-		if (errno == EINTR)
-			continue;
-		if (errno != EAGAIN)
-			return -errno;
-		rc = await(fd, POLLIN, end, stop);
+		if (n != -EAGAIN)
+			return (int)n;
+		rc = await(s->fd, POLLIN, end, stop);
 		if (rc)
 			return rc;
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The lazypages protocol (doc/protocol.md) as pure functions on byte buffers:
- * no I/O, no state (zstd allocates its own). Encoders write into the caller's buffer and return
+ * no I/O, and no state but that of the compressors. Encoders write into the caller's buffer and return
  * the bytes written or -ENOSPC; decoders distrust every length and return 0 or
  * -EBADMSG. Strings and data in decoded structs are borrowed from the input.
  */
@@ -181,6 +181,12 @@ const char *lp_error_name(unsigned code);
 
 /* ---- run.c: the bytes of runs ---- */
 
+/* What compressors keep between calls, made as it is needed. Of one thread. */
+struct lp_codec;
+
+struct lp_codec *lp_codec_new(void);
+void lp_codec_free(struct lp_codec *k);
+
 bool lp_is_zero(const uint8_t *p, size_t len);
 uint64_t lp_run_sum(uint32_t obj, const struct lp_run *r, const uint8_t *bytes);
 uint64_t lp_data_sum(const uint8_t *p, size_t len);
@@ -188,11 +194,13 @@ uint64_t lp_data_sum(const uint8_t *p, size_t len);
  * Compress @len bytes with one of @encodings (the first of ZSTD, LZ4) into
  * @out of @cap bytes. Returns the bytes stored, with *enc, or 0: send it raw.
  */
-size_t lp_run_compress(uint32_t encodings, const uint8_t *p, size_t len, uint8_t *out, size_t cap, uint32_t *enc);
+size_t lp_run_compress(struct lp_codec *codec, uint32_t encodings, const uint8_t *p, size_t len, uint8_t *out,
+		       size_t cap, uint32_t *enc);
 /*
  * The r->len bytes of a run from what was stored, into @out (which may be
- * @stored for RAW), checked against r->sum. 0, -EBADMSG (damaged), -ENOTSUP.
+ * @stored for RAW), checked against r->sum. 0, -EBADMSG (damaged), -ENOTSUP,
+ * -ENOMEM.
  */
-int lp_run_decode(uint32_t obj, const struct lp_run *r, const uint8_t *stored, uint8_t *out);
+int lp_run_decode(struct lp_codec *codec, uint32_t obj, const struct lp_run *r, const uint8_t *stored, uint8_t *out);
 
 #endif

@@ -2,6 +2,7 @@
 /* The bytes of runs: zeros, checksums, compression. */
 #include <errno.h>
 #include <lz4.h>
+#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 #include <zstd.h>
@@ -11,6 +12,25 @@
 /* The fast end of both: a fault waits for it, and links that want more are slow ones. */
 #define ZSTD_LEVEL 1
 #define LZ4_ACCELERATION 1
+
+struct lp_codec {
+	ZSTD_CCtx *c;
+	ZSTD_DCtx *d;
+};
+
+struct lp_codec *lp_codec_new(void)
+{
+	return calloc(1, sizeof(struct lp_codec));
+}
+
+void lp_codec_free(struct lp_codec *k)
+{
+	if (!k)
+		return;
+	ZSTD_freeCCtx(k->c);
+	ZSTD_freeDCtx(k->d);
+	free(k);
+}
 
 bool lp_is_zero(const uint8_t *p, size_t len)
 {
@@ -43,7 +63,8 @@ uint64_t lp_data_sum(const uint8_t *p, size_t len)
 	return XXH3_64bits(p, len);
 }
 
-size_t lp_run_compress(uint32_t encodings, const uint8_t *p, size_t len, uint8_t *out, size_t cap, uint32_t *enc)
+size_t lp_run_compress(struct lp_codec *codec, uint32_t encodings, const uint8_t *p, size_t len, uint8_t *out,
+		       size_t cap, uint32_t *enc)
 {
 	/* What saves less than an eighth is not worth the decoding. */
 	size_t most = len - len / 8, n;
@@ -52,8 +73,10 @@ size_t lp_run_compress(uint32_t encodings, const uint8_t *p, size_t len, uint8_t
 	if (cap < most)
 		most = cap;
 	if (encodings & 1u << LP_ENC_ZSTD) {
-		n = ZSTD_compress(out, most, p, len, ZSTD_LEVEL);
-		if (ZSTD_isError(n))
+		if (!codec->c)
+			codec->c = ZSTD_createCCtx();
+		n = codec->c ? ZSTD_compressCCtx(codec->c, out, most, p, len, ZSTD_LEVEL) : 0;
+		if (!n || ZSTD_isError(n))
 			return 0;
 		*enc = LP_ENC_ZSTD;
 		return n;
@@ -68,7 +91,7 @@ size_t lp_run_compress(uint32_t encodings, const uint8_t *p, size_t len, uint8_t
 	return 0;
 }
 
-int lp_run_decode(uint32_t obj, const struct lp_run *r, const uint8_t *stored, uint8_t *out)
+int lp_run_decode(struct lp_codec *codec, uint32_t obj, const struct lp_run *r, const uint8_t *stored, uint8_t *out)
 {
 	switch (r->enc) {
 	case LP_ENC_HOLE:
@@ -85,7 +108,11 @@ int lp_run_decode(uint32_t obj, const struct lp_run *r, const uint8_t *stored, u
 			return -EBADMSG;
 		break;
 	case LP_ENC_ZSTD:
-		if (ZSTD_decompress(out, r->len, stored, r->stored) != r->len)
+		if (!codec->d)
+			codec->d = ZSTD_createDCtx();
+		if (!codec->d)
+			return -ENOMEM;
+		if (ZSTD_decompressDCtx(codec->d, out, r->len, stored, r->stored) != r->len)
 			return -EBADMSG;
 		break;
 	default:

@@ -6,6 +6,9 @@
  * read from it.
  */
 #include <errno.h>
+#include <netdb.h>
+#include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,14 +20,25 @@
 #define LINGER_NS UINT64_C(2000000000)
 #define HELLO_NS  UINT64_C(5000000000)
 
-struct conn *conn_new(struct loop *l, int fd)
+struct conn *conn_new(struct loop *l, int fd, struct lp_tls *tls)
 {
 	struct conn *c = calloc(1, sizeof(*c));
 
-	if (!c)
+	if (!c) {
+		close(fd);
 		return NULL;
+	}
 	c->loop = l;
-	c->fd = fd;
+	c->s.fd = fd;
+	c->state = CONN_HELLO;
+	if (tls) {
+		c->state = CONN_TLS;
+		if (lp_stream_tls(&c->s, tls, true, NULL)) {
+			close(fd);
+			free(c);
+			return NULL;
+		}
+	}
 	c->last_in = c->last_out = lp_now();
 	atomic_fetch_add(&l->srv->strangers, 1);
 	return c;
@@ -40,7 +54,7 @@ void conn_free(struct conn *c)
 		atomic_fetch_sub(&srv->strangers, 1);
 	if (c->ckpt)
 		store_put(srv->store, c->ckpt);
-	close(c->fd);
+	lp_stream_close(&c->s);
 	free(c->data);
 	free(c);
 }
@@ -122,7 +136,11 @@ static void on_hello(struct conn *c, uint64_t id, const uint8_t *meta, size_t le
 	if (h.name.n) {
 		memcpy(name, h.name.p, h.name.n);
 		name[h.name.n] = 0;
-		rc = store_get(srv->store, name, &c->ckpt, &err);
+		/* The same answer as for what does not exist. */
+		if (!access_ok(srv->access, &c->s, name))
+			rc = lp_err(&err, -ENOENT, "no checkpoint %s here", name);
+		else
+			rc = store_get(srv->store, name, &c->ckpt, &err);
 		if (rc) {
 			if (rc != -ENOENT)
 				pr_warn("%s: %s", name, err.msg);
@@ -269,6 +287,51 @@ static int parse(struct conn *c)
 	return rc;
 }
 
+/* Who it is, for the log. */
+static const char *peer_name(const struct conn *c, char *buf, size_t len)
+{
+	struct sockaddr_storage ss;
+	socklen_t n = sizeof(ss);
+	char host[64];
+
+	if (getpeername(c->s.fd, (struct sockaddr *)&ss, &n) ||
+	    getnameinfo((struct sockaddr *)&ss, n, host, sizeof(host), NULL, 0, NI_NUMERICHOST))
+		snprintf(host, sizeof(host), "a client");
+	snprintf(buf, len, "%s", host);
+	return buf;
+}
+
+/*
+ * The TLS handshake goes on. 1: it is over, one way or the other; 0: wait;
+ * -errno: close it. A client that was refused is read out, or the kernel would
+ * throw away the alert that tells it why.
+ */
+static int shake(struct conn *c)
+{
+	int rc = lp_stream_handshake(&c->s);
+	char who[64];
+
+	if (rc == -EAGAIN) {
+		c->want_out = lp_stream_events(&c->s) == POLLOUT;
+		c->want_in = !c->want_out;
+		return 0;
+	}
+	c->want_in = true;
+	c->want_out = false;
+	if (!rc) {
+		c->state = CONN_HELLO;
+		c->last_in = lp_now();
+		return 1;
+	}
+	if (rc != -EKEYREJECTED && rc != -EPROTO)
+		return rc;
+	server_complain(c->loop->srv, peer_name(c, who, sizeof(who)), lp_stream_why(&c->s));
+	shutdown(c->s.fd, SHUT_WR);
+	c->state = CONN_CLOSING;
+	c->close_at = lp_now() + LINGER_NS;
+	return 1;
+}
+
 static bool may_read(const struct conn *c)
 {
 	return !c->eof && c->nreqs < LP_OUTSTANDING && c->state <= CONN_OPEN && c->nin < sizeof(c->in) &&
@@ -281,20 +344,31 @@ int conn_read(struct conn *c)
 	ssize_t n;
 	int rc;
 
+	if (c->state == CONN_TLS) {
+		rc = shake(c);
+		if (rc <= 0)
+			return rc;
+	}
 	for (;;) {
 		bool take = may_read(c);
 
 		/* A client that was told to go: read on, or the kernel would cut off what it has not read yet. */
 		if (!take && c->state != CONN_CLOSING)
 			break;
-		n = take ? recv(c->fd, c->in + c->nin, sizeof(c->in) - c->nin, MSG_DONTWAIT) :
-			   recv(c->fd, drop, sizeof(drop), MSG_DONTWAIT);
-		if (n < 0 && errno == EINTR)
+		if (take) {
+			n = lp_stream_recv(&c->s, c->in + c->nin, sizeof(c->in) - c->nin);
+		} else {
+			/* Whatever it is. */
+			n = recv(c->s.fd, drop, sizeof(drop), MSG_DONTWAIT);
+			if (n < 0)
+				n = -errno;
+		}
+		if (n == -EINTR)
 			continue;
-		if (n < 0 && errno == EAGAIN)
+		if (n == -EAGAIN)
 			break;
 		if (n < 0)
-			return -errno;
+			return (int)n;
 		if (!n) {
 			/* What was asked is answered all the same; then sending tells whether it is really gone. */
 			c->eof = true;
@@ -339,13 +413,20 @@ static void put_names(struct conn *c, const struct req *r, char **names, const s
 
 static void put_list(struct conn *c, const struct req *r)
 {
+	struct server *srv = c->loop->srv;
+	size_t n, i, k = 0;
 	char **names;
-	size_t n;
 
-	store_names(c->loop->srv->store, &names, &n);
-	put_names(c, r, names, NULL, n);
-	while (n)
-		free(names[--n]);
+	store_names(srv->store, &names, &n);
+	for (i = 0; i < n; i++) {
+		if (access_ok(srv->access, &c->s, names[i]))
+			names[k++] = names[i];
+		else
+			free(names[i]);
+	}
+	put_names(c, r, names, NULL, k);
+	while (k)
+		free(names[--k]);
 	free(names);
 }
 
@@ -359,9 +440,7 @@ static void put_file(struct conn *c, const struct req *r)
 	struct lp_file_data m = { .off = r->addr };
 	ssize_t n = -ENOMEM, meta;
 
-	if (!c->data)
-		c->data = malloc(LP_DATA_MAX);
-	if (c->data)
+	if (!conn_data(c, r->len ? r->len : 1))
 		n = files_read(c->ckpt, r->a, r->addr, c->data, r->len);
 	if (n < 0) {
 		pr_warn("%s: %s: %s", c->ckpt->name, c->ckpt->files[r->a].name, strerror((int)-n));
@@ -424,13 +503,12 @@ static void next_frame(struct conn *c)
 static int flush(struct conn *c, size_t *sent)
 {
 	while (sending(c)) {
-		struct msghdr mh = { .msg_iov = c->iov + c->iov_at, .msg_iovlen = c->niov - c->iov_at };
-		ssize_t n = sendmsg(c->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n = lp_stream_send(&c->s, c->iov + c->iov_at, c->niov - c->iov_at);
 
-		if (n < 0 && errno == EINTR)
+		if (n == -EINTR)
 			continue;
 		if (n < 0)
-			return errno == EAGAIN ? 0 : -errno;
+			return n == -EAGAIN ? 0 : (int)n;
 		c->last_out = lp_now();
 		*sent += n;
 		/* Also over empty pieces, which would never be sent. */
@@ -449,6 +527,10 @@ int conn_send(struct conn *c, size_t quantum)
 	size_t sent = 0;
 	int rc = 1;
 
+	if (c->state == CONN_TLS) {
+		rc = shake(c);
+		return rc < 0 ? rc : 0;
+	}
 	if (!sending(c))
 		c->last_out = lp_now(); /* it waits from now on */
 	while (sent < quantum) {
@@ -468,7 +550,7 @@ int conn_send(struct conn *c, size_t quantum)
 	if (c->nreqs && c->state != CONN_CLOSING) {
 		return 1;
 	} else if (c->state == CONN_CLOSING) {
-		shutdown(c->fd, SHUT_WR);
+		lp_stream_end(&c->s);
 		if (c->eof)
 			return -EPIPE;
 	} else if (c->eof) {
@@ -477,8 +559,11 @@ int conn_send(struct conn *c, size_t quantum)
 	/* Nothing to do: give back what it took. */
 	free(c->data);
 	c->data = NULL;
-	/* What was left unread because the queue was full. */
+	c->data_cap = 0;
+	/* What was left unread because the queue was full: here, and within TLS, where epoll does not see it. */
 	rc = parse(c);
+	if (!rc && !c->nreqs && !sending(c) && lp_stream_pending(&c->s))
+		rc = conn_read(c);
 	if (rc)
 		return rc;
 	c->want_in = !c->eof;
@@ -489,6 +574,10 @@ void conn_bye(struct conn *c)
 {
 	if (c->state >= CONN_BYE)
 		return;
+	if (c->state == CONN_TLS) { /* it cannot be told */
+		shutdown(c->s.fd, SHUT_RDWR);
+		return;
+	}
 	c->state = CONN_BYE;
 	if (c->nreqs == LP_OUTSTANDING)
 		c->nreqs--; /* the client asks again elsewhere */
@@ -500,7 +589,7 @@ bool conn_overdue(const struct conn *c, uint64_t now, uint64_t idle_ns)
 {
 	if (c->state == CONN_CLOSING)
 		return now > c->close_at;
-	if (c->state == CONN_HELLO)
+	if (c->state <= CONN_HELLO)
 		return now > c->last_in + HELLO_NS;
 	if (sending(c) || c->nreqs)
 		return now > c->last_out + idle_ns;

@@ -143,12 +143,10 @@ int files_find(const struct ckpt *c, struct lp_str name)
 	return -1;
 }
 
-static ssize_t read_at(int fd, uint64_t off, uint8_t *buf, size_t len)
+int files_pread(int fd, uint64_t off, uint8_t *buf, size_t len)
 {
-	size_t got = 0;
-
-	while (got < len) {
-		ssize_t n = pread(fd, buf + got, len - got, (off_t)(off + got));
+	while (len) {
+		ssize_t n = pread(fd, buf, len, (off_t)off);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -156,15 +154,17 @@ static ssize_t read_at(int fd, uint64_t off, uint8_t *buf, size_t len)
 			return -errno;
 		if (!n)
 			return -EIO; /* shorter than when it was opened */
-		got += n;
+		buf += n;
+		off += n;
+		len -= n;
 	}
-	return (ssize_t)got;
+	return 0;
 }
 
 static ssize_t read_eager(const struct ckpt *c, const struct lp_task *t, uint64_t off, uint8_t *buf, size_t len)
 {
 	size_t i, got = 0, part;
-	ssize_t n;
+	int rc;
 
 	for (i = 0; i < t->nextents && got < len; i++) {
 		const struct lp_extent *x = &t->extents[i];
@@ -177,9 +177,9 @@ static ssize_t read_eager(const struct ckpt *c, const struct lp_task *t, uint64_
 			continue;
 		}
 		part = size - off < len - got ? size - off : len - got;
-		n = read_at(lp_images_file(c->im, x->file)->fd, x->off + off, buf + got, part);
-		if (n < 0)
-			return n;
+		rc = files_pread(lp_images_file(c->im, x->file)->fd, x->off + off, buf + got, part);
+		if (rc)
+			return rc;
 		got += part;
 		off = 0;
 	}
@@ -190,8 +190,7 @@ ssize_t files_read(const struct ckpt *c, unsigned i, uint64_t off, uint8_t *buf,
 {
 	const struct vfile *f = &c->files[i];
 	struct stat st;
-	ssize_t n;
-	int fd;
+	int fd, rc;
 
 	if (off >= f->size)
 		return 0;
@@ -206,7 +205,7 @@ ssize_t files_read(const struct ckpt *c, unsigned i, uint64_t off, uint8_t *buf,
 	fd = openat(c->dirfd, f->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd < 0)
 		return -errno;
-	n = fstat(fd, &st) || !S_ISREG(st.st_mode) ? -EIO : read_at(fd, off, buf, len);
+	rc = fstat(fd, &st) || !S_ISREG(st.st_mode) ? -EIO : files_pread(fd, off, buf, len);
 	close(fd);
-	return n;
+	return rc ? rc : (ssize_t)len;
 }

@@ -24,6 +24,7 @@
 #include "base/size.h"
 #include "images/images.h"
 #include "images/thin.h"
+#include "net/stream.h"
 #include "proto/proto.h"
 #include "serve/serve.h"
 
@@ -50,8 +51,7 @@ struct ckpt {
 	struct timespec mtime;
 	struct lp_images *im;
 	uint8_t ident[LP_IDENT_LEN];
-	const uint8_t **maps; /* one a pages file; mapped with its size when opened */
-	bool on_disk;	      /* not tmpfs: worth reading ahead */
+	bool on_disk; /* not tmpfs: worth reading ahead */
 	struct vfile *files;
 	size_t nfiles;
 };
@@ -75,6 +75,18 @@ void files_free(struct ckpt *c);
 int files_find(const struct ckpt *c, struct lp_str name);
 /* Up to @len bytes at @off of file @i into @buf: how many, or -errno. */
 ssize_t files_read(const struct ckpt *c, unsigned i, uint64_t off, uint8_t *buf, size_t len);
+/* All @len bytes, or -errno; -EIO: the file is shorter by now. */
+int files_pread(int fd, uint64_t off, uint8_t *buf, size_t len);
+
+/* ---- access.c: which client may have which checkpoint; of the front ---- */
+
+struct access;
+
+/* Lines CLIENT NAME..., all of them shell patterns. */
+int access_load(const char *path, struct access **out, struct lp_err *err);
+void access_free(struct access *a);
+/* May the client at the other end of @s have @name? @a NULL: yes. */
+bool access_ok(const struct access *a, const struct lp_stream *s, const char *name);
 
 /* ---- conn.c: one connection ---- */
 
@@ -92,7 +104,7 @@ struct req {
 #define OUT_HEAD 2560 /* the largest meta that we send, a full PAGES, and then some */
 #define IN_BYTES 4096
 
-enum conn_state { CONN_HELLO, CONN_OPEN, CONN_BYE, CONN_CLOSING };
+enum conn_state { CONN_TLS, CONN_HELLO, CONN_OPEN, CONN_BYE, CONN_CLOSING };
 
 struct loop;
 
@@ -102,7 +114,7 @@ struct conn {
 	struct conn *run_next;		/* in the list of those with something to send */
 	bool running, want_in, want_out; /* in that list; what epoll is asked for */
 	struct loop *loop;
-	int fd;
+	struct lp_stream s;
 	enum conn_state state;
 	uint8_t role;
 	bool counted;
@@ -119,12 +131,14 @@ struct conn {
 
 	/* The frame under way. */
 	uint8_t head[OUT_HEAD];
-	struct iovec iov[LP_RUNS_MAX + 1];
+	struct iovec iov[2]; /* head, data */
 	unsigned niov, iov_at;
-	uint8_t *data; /* LP_DATA_MAX bytes, only while needed */
+	uint8_t *data; /* only while needed */
+	size_t data_cap;
 };
 
-struct conn *conn_new(struct loop *l, int fd);
+/* Takes @fd over. @tls: it begins with a handshake. */
+struct conn *conn_new(struct loop *l, int fd, struct lp_tls *tls);
 void conn_free(struct conn *c);
 /* Take what has come. -errno: close it. */
 int conn_read(struct conn *c);
@@ -143,8 +157,8 @@ bool conn_overdue(const struct conn *c, uint64_t now, uint64_t idle_ns);
  */
 int pages_frame(struct conn *c, struct req *r);
 void pages_willneed(const struct ckpt *c, const struct req *r);
-/* A SIGBUS while files are looked at is an error of the request, not the end of the server. */
-void pages_guard_init(void);
+/* Room for @len bytes of data (at most LP_DATA_MAX); what was there is gone. 0 or -ENOMEM. */
+int conn_data(struct conn *c, size_t len);
 
 /* ---- loop.c, serve.c ---- */
 
@@ -156,11 +170,16 @@ struct loop {
 	pthread_mutex_t lock;
 	struct conn *inbox;
 	struct conn *conns, *run, **run_tail;
+	struct lp_codec *codec;
+	uint8_t *step; /* LP_STEP bytes: read before they are compressed */
 	_Atomic unsigned nconns;
 	bool left; /* its connections know that the server stops */
 };
 
 enum ev_kind { EV_CONN, EV_WAKE, EV_LISTEN, EV_SIGNAL };
+
+/* What is read at once. */
+#define LP_STEP (64u << 10)
 
 #define URGENT_LOOPS 2
 #define BULK_LOOPS_MAX 16
@@ -170,6 +189,8 @@ enum ev_kind { EV_CONN, EV_WAKE, EV_LISTEN, EV_SIGNAL };
 struct server {
 	const struct lp_serve_conf *conf;
 	struct store *store;
+	struct lp_tls *tls;	/* of the front: for new connections; NULL: none */
+	struct access *access;	/* of the front; NULL: everybody may have everything */
 	struct loop front, urgent[URGENT_LOOPS], bulk[BULK_LOOPS_MAX];
 	unsigned nbulk;
 	_Atomic bool stopping;
@@ -189,6 +210,8 @@ int loop_add(struct loop *l, struct conn *c);
 void loop_wake(struct loop *l);
 /* @c has something to send. */
 void loop_run(struct conn *c);
+/* Of the front: log what is wrong with client @who, if not too much of that was logged. */
+void server_complain(struct server *srv, const char *who, const char *what);
 /* After its hello: move a connection of the front to where its role is served. */
 void server_place(struct conn *c);
 

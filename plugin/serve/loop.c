@@ -28,6 +28,10 @@ int loop_init(struct loop *l, struct server *srv)
 	pthread_mutex_init(&l->lock, NULL);
 	l->epfd = epoll_create1(EPOLL_CLOEXEC);
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->codec = lp_codec_new();
+	l->step = malloc(LP_STEP);
+	if (!l->codec || !l->step)
+		return -ENOMEM;
 	if (l->epfd < 0 || l->wake_fd < 0 || epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->wake_fd, &ev))
 		return -errno;
 	return 0;
@@ -69,6 +73,8 @@ void loop_fini(struct loop *l)
 		close(l->epfd);
 	if (l->wake_fd >= 0)
 		close(l->wake_fd);
+	lp_codec_free(l->codec);
+	free(l->step);
 	pthread_mutex_destroy(&l->lock);
 }
 
@@ -108,7 +114,7 @@ static int arm(struct conn *c, int op)
 		.data.ptr = &c->kind,
 	};
 
-	return epoll_ctl(c->loop->epfd, op, c->fd, &ev) ? -errno : 0;
+	return epoll_ctl(c->loop->epfd, op, c->s.fd, &ev) ? -errno : 0;
 }
 
 int loop_add(struct loop *l, struct conn *c)
@@ -134,7 +140,7 @@ static void take_out(struct conn *c)
 {
 	struct loop *l = c->loop;
 
-	epoll_ctl(l->epfd, EPOLL_CTL_DEL, c->fd, NULL);
+	epoll_ctl(l->epfd, EPOLL_CTL_DEL, c->s.fd, NULL);
 	*c->pprev = c->next;
 	if (c->next)
 		c->next->pprev = c->pprev;
@@ -148,7 +154,7 @@ static void settle(struct conn *c, int rc, bool in, bool out)
 
 	if (rc < 0) {
 		if (rc != -EPIPE && rc != -ECONNRESET)
-			pr_debug("connection %d: closed: %d", c->fd, rc);
+			pr_debug("connection %d: closed: %d", c->s.fd, rc);
 		drop(c);
 		return;
 	}

@@ -1,43 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * PAGES frames: from a request to runs over the mappings of the pages files.
- * Bytes that are sent raw go from the page cache to the socket without a copy
- * here; they are read once, for their checksum.
+ * PAGES frames: from a request to runs of bytes, read from the pages files.
+ *
+ * Read, not mapped: a file that is cut short is an error of the read, where a
+ * mapping would raise SIGBUS, and what is sent is what the checksum was made of,
+ * whoever changes the file meanwhile. The copy costs less than the faults of a
+ * mapping; the page cache is shared by all clients all the same.
  */
 #include <errno.h>
-#include <setjmp.h>
-#include <signal.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "serve/internal.h"
 
-/* Compressed in pieces, so that a reader can begin early and a buffer stays in cache. */
+/* Compressed in pieces, so that a reader can begin early. */
 #define COMPRESS_BYTES (64u << 10)
-
-static _Thread_local sigjmp_buf *volatile guard;
-
-static void on_sigbus(int sig)
-{
-	if (guard)
-		siglongjmp(*guard, 1);
-	signal(sig, SIG_DFL);
-	raise(sig);
-}
-
-void pages_guard_init(void)
-{
-	struct sigaction sa = { .sa_handler = on_sigbus, .sa_flags = SA_NODEFER };
-
-	sigaction(SIGBUS, &sa, NULL);
-}
 
 struct build {
 	struct conn *c;
 	struct lp_pages m;
-	uint32_t data;	/* stored in all runs */
-	uint32_t used;	/* of c->data */
+	uint32_t used; /* of c->data: what is stored in all runs */
+	int rc;
 };
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
@@ -49,21 +33,23 @@ static void add_run(struct build *b, uint64_t addr, uint32_t len, uint32_t enc, 
 {
 	struct lp_run *r = &b->m.runs[b->m.nruns++];
 	struct conn *c = b->c;
+	size_t n = 0;
 
 	*r = (struct lp_run){ .addr = addr, .len = len, .enc = enc };
 	if (enc == LP_ENC_RAW) {
-		const uint8_t *from = p;
-		size_t n = 0;
+		uint8_t *to = c->data + b->used;
 
-		if (c->data && LP_DATA_MAX - b->used >= len)
-			n = lp_run_compress(c->encodings, p, len, c->data + b->used, LP_DATA_MAX - b->used, &r->enc);
-		if (n) {
-			from = c->data + b->used;
-			b->used += n;
-		}
+		if (c->encodings & ~LP_ENC_BASE)
+			n = lp_run_compress(c->loop->codec, c->encodings, p, len, to, len, &r->enc);
+		if (!n && to != p)
+			memmove(to, p, len);
 		r->stored = n ? n : len;
-		c->iov[c->niov++] = (struct iovec){ (void *)from, r->stored };
-		b->data += r->stored;
+		b->used += r->stored;
+		if (n) {
+			r->sum = lp_run_sum(b->m.obj, r, p);
+			return;
+		}
+		p = to;
 	}
 	r->sum = lp_run_sum(b->m.obj, r, p);
 }
@@ -71,12 +57,13 @@ static void add_run(struct build *b, uint64_t addr, uint32_t len, uint32_t enc, 
 /* Runs for the @len bytes at @p. Returns how far it came: runs may run out. */
 static uint64_t add_bytes(struct build *b, uint64_t addr, const uint8_t *p, uint64_t len)
 {
+	bool compress = b->c->encodings & ~LP_ENC_BASE;
 	uint64_t at = 0, n, most;
 	bool zero;
 
 	while (at < len && b->m.nruns < LP_RUNS_MAX) {
 		zero = lp_is_zero(p + at, LP_PAGE_SIZE);
-		most = b->c->data && !zero ? min_u64(len, at + COMPRESS_BYTES) : len;
+		most = compress && !zero ? min_u64(len, at + COMPRESS_BYTES) : len;
 		for (n = LP_PAGE_SIZE; at + n < most; n += LP_PAGE_SIZE)
 			if (lp_is_zero(p + at + n, LP_PAGE_SIZE) != zero)
 				break;
@@ -86,22 +73,44 @@ static uint64_t add_bytes(struct build *b, uint64_t addr, const uint8_t *p, uint
 	return at;
 }
 
-static void add_runs(struct build *b, struct req *r)
+/*
+ * The bytes of an extent, in steps that leave it in the CPU's cache. Raw ones
+ * are read where they will be sent from, else into the loop's buffer.
+ */
+static uint64_t add_extent(struct build *b, const struct lp_extent *x, uint64_t addr, uint64_t len)
 {
 	struct ckpt *ck = b->c->ckpt;
-	const struct lp_task *t = lp_images_task(ck->im, r->a);
-	const struct lp_extent *x, *next;
-	uint64_t room = LP_DATA_MAX, n;
+	const struct lp_pages_file *file = lp_images_file(ck->im, x->file);
+	uint64_t at = 0, n, k;
+	uint8_t *buf;
 
-	while (r->len && room && b->m.nruns < LP_RUNS_MAX) {
+	while (at < len && b->m.nruns < LP_RUNS_MAX) {
+		n = min_u64(len - at, LP_STEP);
+		buf = b->c->encodings & ~LP_ENC_BASE ? b->c->loop->step : b->c->data + b->used;
+		b->rc = files_pread(file->fd, x->off + (addr + at - x->start), buf, n);
+		if (b->rc)
+			break;
+		k = add_bytes(b, addr + at, buf, n);
+		at += k;
+		if (k < n)
+			break;
+	}
+	return at;
+}
+
+static void add_runs(struct build *b, struct req *r)
+{
+	const struct lp_task *t = lp_images_task(b->c->ckpt->im, r->a);
+	uint64_t room = b->c->data_cap, n;
+	const struct lp_extent *x, *next;
+
+	while (r->len && room && b->m.nruns < LP_RUNS_MAX && !b->rc) {
 		x = lp_task_lookup(t, r->addr, &next);
 		if (!x) {
 			n = next ? min_u64(next->start - r->addr, r->len) : r->len;
 			add_run(b, r->addr, n, LP_ENC_HOLE, NULL);
 		} else {
-			n = min_u64(min_u64(x->end - r->addr, r->len), room);
-			/* The reader of images has checked it against the file's size, with which it was mapped. */
-			n = add_bytes(b, r->addr, ck->maps[x->file] + x->off + (r->addr - x->start), n);
+			n = add_extent(b, x, r->addr, min_u64(min_u64(x->end - r->addr, r->len), room));
 			room -= n;
 		}
 		r->addr += n;
@@ -109,42 +118,43 @@ static void add_runs(struct build *b, struct req *r)
 	}
 }
 
+int conn_data(struct conn *c, size_t len)
+{
+	if (c->data_cap >= len)
+		return 0;
+	free(c->data);
+	c->data = malloc(len);
+	c->data_cap = c->data ? len : 0;
+	return c->data ? 0 : -ENOMEM;
+}
+
 int pages_frame(struct conn *c, struct req *r)
 {
 	struct build b = { .c = c, .m.obj = r->a };
-	sigjmp_buf here;
 	ssize_t meta;
 	size_t head;
 
-	if (c->encodings & ~LP_ENC_BASE && !c->data)
-		c->data = malloc(LP_DATA_MAX); /* without it pages go raw */
-	c->niov = 1;
+	c->niov = 0;
 	c->iov_at = 0;
-	if (sigsetjmp(here, 0)) {
-		guard = NULL;
-		c->niov = 0;
-		return -EIO;
-	}
-	guard = &here;
-	atomic_signal_fence(memory_order_seq_cst); /* no look at the files outside of the guard */
-	add_runs(&b, r);
-	atomic_signal_fence(memory_order_seq_cst);
-	guard = NULL;
+	b.rc = conn_data(c, r->len < LP_DATA_MAX ? r->len : LP_DATA_MAX);
+	if (!b.rc)
+		add_runs(&b, r);
+	if (b.rc)
+		return b.rc;
 	meta = lp_put_pages(c->head + LP_FRAME_HEADER, sizeof(c->head) - LP_FRAME_HEADER, &b.m);
-	if (meta < 0) {
-		c->niov = 0;
+	if (meta < 0)
 		return -EIO;
-	}
-	head = lp_frame_close(c->head, LP_MSG_PAGES, r->len ? LP_FLAG_MORE : 0, r->id, meta, b.data);
+	head = lp_frame_close(c->head, LP_MSG_PAGES, r->len ? LP_FLAG_MORE : 0, r->id, meta, b.used);
 	c->iov[0] = (struct iovec){ c->head, head };
+	c->iov[1] = (struct iovec){ c->data, b.used };
+	c->niov = b.used ? 2 : 1;
 	return 0;
 }
 
 void pages_willneed(const struct ckpt *ck, const struct req *r)
 {
 	const struct lp_extent *x, *next;
-	uint64_t addr = r->addr, end = r->addr + r->len, n, skew;
-	const uint8_t *p;
+	uint64_t addr = r->addr, end = r->addr + r->len, n;
 
 	if (!ck->on_disk)
 		return;
@@ -157,9 +167,8 @@ void pages_willneed(const struct ckpt *ck, const struct req *r)
 			continue;
 		}
 		n = min_u64(x->end, end) - addr;
-		p = ck->maps[x->file] + x->off + (addr - x->start);
-		skew = (uintptr_t)p % LP_PAGE_SIZE;
-		madvise((void *)(p - skew), n + skew, MADV_WILLNEED);
+		(void)posix_fadvise(lp_images_file(ck->im, x->file)->fd, (off_t)(x->off + (addr - x->start)), (off_t)n,
+				    POSIX_FADV_WILLNEED);
 		addr += n;
 	}
 }

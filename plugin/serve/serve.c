@@ -23,6 +23,7 @@
 struct listener {
 	int kind; /* EV_LISTEN, or EV_SIGNAL */
 	int fd;
+	bool tls;
 };
 
 struct front {
@@ -30,6 +31,8 @@ struct front {
 	struct listener listen[LISTEN_MAX + 1];
 	int nlisten;
 	bool full; /* out of descriptors was said */
+	uint64_t complained;
+	unsigned kept_quiet;
 };
 
 static struct front *front_of(struct loop *l)
@@ -60,23 +63,41 @@ static void turn_away_oldest(struct loop *l)
 	struct conn *c, *oldest = NULL;
 
 	for (c = l->conns; c; c = c->next)
-		if (c->state == CONN_HELLO)
+		if (c->state <= CONN_HELLO)
 			oldest = c; /* new ones are in front */
 	if (!oldest)
 		return;
 	oldest->state = CONN_CLOSING;
 	oldest->close_at = lp_now();
-	shutdown(oldest->fd, SHUT_RDWR);
+	shutdown(oldest->s.fd, SHUT_RDWR);
 }
 
-static void on_listen(struct loop *l, int listen_fd)
+/* Anybody can make us say something: not more than once a second. */
+void server_complain(struct server *srv, const char *who, const char *what)
+{
+	struct front *f = (struct front *)srv;
+	uint64_t now = lp_now();
+
+	if (f->complained && now - f->complained < UINT64_C(1000000000)) {
+		f->kept_quiet++;
+		return;
+	}
+	f->complained = now;
+	if (f->kept_quiet)
+		pr_warn("%s: %s; and %u others", who, what, f->kept_quiet);
+	else
+		pr_warn("%s: %s", who, what);
+	f->kept_quiet = 0;
+}
+
+static void on_listen(struct loop *l, const struct listener *li)
 {
 	struct front *f = front_of(l);
 	struct conn *c;
 	int fd;
 
 	for (;;) {
-		fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		fd = accept4(li->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0) {
 			if ((errno == EMFILE || errno == ENFILE) && !f->full) {
 				pr_err("no descriptors for more clients: raise the limit (ulimit -n)");
@@ -93,12 +114,32 @@ static void on_listen(struct loop *l, int listen_fd)
 			continue;
 		}
 		lp_tune(fd);
-		c = conn_new(l, fd);
-		if (!c)
-			close(fd);
-		else if (loop_add(l, c))
+		c = conn_new(l, fd, li->tls ? l->srv->tls : NULL);
+		if (c && loop_add(l, c))
 			pr_warn("epoll: no room for another client");
 	}
+}
+
+/* Certificates, revoked ones, and who may have what. All of it or nothing. */
+static int load_policy(struct server *srv, struct lp_err *err)
+{
+	struct access *access = NULL;
+	struct lp_tls *tls = NULL;
+	int rc = 0;
+
+	if (srv->conf->access)
+		rc = access_load(srv->conf->access, &access, err);
+	if (!rc && srv->conf->tls)
+		rc = lp_tls_load(srv->conf->tls, &tls, err);
+	if (rc) {
+		access_free(access);
+		return rc;
+	}
+	access_free(srv->access);
+	srv->access = access;
+	lp_tls_put(srv->tls);
+	srv->tls = tls;
+	return 0;
 }
 
 static void stop(struct server *srv)
@@ -124,7 +165,9 @@ static void on_signal(struct front *f, int fd)
 	if (read(fd, &si, sizeof(si)) != sizeof(si))
 		return;
 	if (si.ssi_signo == SIGHUP) {
-		if (store_reload(f->srv.store, &err))
+		if (load_policy(&f->srv, &err))
+			pr_err("reload: %s; nothing is changed", err.msg);
+		else if (store_reload(f->srv.store, &err))
 			pr_err("reload: %s; the list stays as it was", err.msg);
 		else
 			pr_info("reloaded");
@@ -146,7 +189,7 @@ static void on_other(struct loop *l, int *kind)
 	if (li->fd < 0)
 		return;
 	if (*kind == EV_LISTEN)
-		on_listen(l, li->fd);
+		on_listen(l, li);
 	else
 		on_signal(front_of(l), li->fd);
 }
@@ -168,7 +211,9 @@ static int open_listeners(struct front *f, struct lp_err *err)
 	size_t i;
 
 	for (i = 0; i < conf->nlisten; i++) {
-		n = lp_listen(&conf->listen[i], conf->anywhere, fds, 8, err);
+		bool tls = f->srv.tls && !conf->listen[i].unix_path;
+
+		n = lp_listen(&conf->listen[i], conf->anywhere || tls, fds, 8, err);
 		if (n < 0)
 			return n;
 		for (k = 0; k < n; k++) {
@@ -177,7 +222,8 @@ static int open_listeners(struct front *f, struct lp_err *err)
 				return lp_err(err, -E2BIG, "more than %d addresses to listen on", LISTEN_MAX);
 			}
 			lp_addr_str(&conf->listen[i], name, sizeof(name));
-			pr_msg("listening on %s%s", name, conf->listen[i].unix_path ? "" : " (TCP, no TLS)");
+			pr_msg("listening on %s%s", name, tls ? " (TLS)" : conf->listen[i].unix_path ? "" : " (TCP, no TLS)");
+			f->listen[f->nlisten].tls = tls;
 			if (!conf->listen[i].unix_path && !strcmp(conf->listen[i].port, "0"))
 				pr_msg("port %u", lp_listen_port(fds[k]));
 			if (watch(&f->srv.front, &f->listen[f->nlisten++], EV_LISTEN, fds[k]))
@@ -255,7 +301,7 @@ static void serve(struct front *f)
 			for (c = l->conns; c; c = next) {
 				next = c->next;
 				if (conn_overdue(c, now, f->srv.conf->idle_ms * UINT64_C(1000000)))
-					shutdown(c->fd, SHUT_RDWR); /* the next turn finds it closed */
+					shutdown(c->s.fd, SHUT_RDWR); /* the next turn finds it closed */
 			}
 		}
 		if (!atomic_load(&f->srv.stopping))
@@ -288,10 +334,11 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 	sigaddset(&set, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &set, &old);
 	signal(SIGPIPE, SIG_IGN);
-	pages_guard_init();
 	raise_files(conf->max_clients);
 
-	rc = store_new(conf, &srv->store, err);
+	rc = load_policy(srv, err);
+	if (!rc)
+		rc = store_new(conf, &srv->store, err);
 	if (!rc) {
 		rc = loop_init(&srv->front, srv);
 		if (rc)
@@ -324,7 +371,10 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 			close(f->listen[i].fd);
 	if (sig_fd >= 0)
 		close(sig_fd);
-	store_free(srv->store);
+	if (srv->store)
+		store_free(srv->store);
+	access_free(srv->access);
+	lp_tls_put(srv->tls);
 	free(f);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return rc;

@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "net/addr.h"
+#include "net/tls.h"
 
 /* Everything is borrowed until lp_serve_run() returns. */
 struct lp_serve_conf {
@@ -22,6 +23,8 @@ struct lp_serve_conf {
 	const struct lp_addr *listen;
 	size_t nlisten;
 	bool anywhere;	     /* listen beyond loopback without TLS */
+	const struct lp_tls_files *tls; /* on all TCP sockets; read again on SIGHUP; NULL: no TLS */
+	const char *access;  /* a file, read again on SIGHUP: which client may have which checkpoint; or NULL */
 	unsigned max_clients; /* urgent connections, and as many bulk ones */
 	unsigned workers;     /* threads for bulk */
 	unsigned idle_ms;     /* a silent or stuck client is closed after this */

@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -95,13 +94,7 @@ static int names_read(const struct lp_serve_conf *conf, struct names *l, struct 
 
 static void ckpt_free(struct ckpt *c)
 {
-	size_t i;
-
 	files_free(c);
-	for (i = 0; c->maps && i < lp_images_nfiles(c->im); i++)
-		if (c->maps[i])
-			munmap((void *)c->maps[i], lp_images_file(c->im, i)->size);
-	free(c->maps);
 	lp_images_close(c->im);
 	if (c->dirfd >= 0)
 		close(c->dirfd);
@@ -125,28 +118,16 @@ static int whole(const struct lp_images *im, struct lp_err *err)
 	return 0;
 }
 
-static int map_files(struct ckpt *c, struct lp_err *err)
+static bool on_disk(const struct lp_images *im)
 {
-	size_t i, n = lp_images_nfiles(c->im);
 	struct statfs fs;
+	size_t i;
 
-	c->maps = calloc(n + 1, sizeof(*c->maps));
-	if (!c->maps)
-		return lp_err(err, -ENOMEM, "out of memory");
-	for (i = 0; i < n; i++) {
-		const struct lp_pages_file *f = lp_images_file(c->im, i);
-		void *p;
-
-		if (!f->size)
-			continue;
-		p = mmap(NULL, f->size, PROT_READ, MAP_SHARED, f->fd, 0);
-		if (p == MAP_FAILED)
-			return lp_err_sys(err, -errno, "%s: cannot map it", f->name);
-		c->maps[i] = p;
-		if (fstatfs(f->fd, &fs) || (fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC))
-			c->on_disk = true;
-	}
-	return 0;
+	for (i = 0; i < lp_images_nfiles(im); i++)
+		if (fstatfs(lp_images_file(im, i)->fd, &fs) ||
+		    (fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC))
+			return true;
+	return false;
 }
 
 static int ckpt_open(const char *name, const char *dir, const struct stat *st, struct ckpt **out, struct lp_err *err)
@@ -170,10 +151,11 @@ static int ckpt_open(const char *name, const char *dir, const struct stat *st, s
 		rc = lp_images_ident(c->im, dir, c->ident, err);
 	if (!rc) {
 		c->dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		rc = c->dirfd < 0 ? lp_err_sys(err, -errno, "%s", dir) : map_files(c, err);
+		rc = c->dirfd < 0 ? lp_err_sys(err, -errno, "%s", dir) : 0;
 	}
 	if (!rc)
 		rc = files_list(c, err);
+	c->on_disk = !rc && on_disk(c->im);
 	if (rc) {
 		ckpt_free(c);
 		return rc;

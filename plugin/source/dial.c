@@ -3,20 +3,19 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "source/remote_int.h"
 
-int lp_recv_frame(int fd, struct lp_frame *f, uint8_t *meta, unsigned ms, const _Atomic bool *stop)
+int lp_recv_frame(struct lp_stream *s, struct lp_frame *f, uint8_t *meta, unsigned ms, const _Atomic bool *stop)
 {
 	uint8_t head[LP_FRAME_HEADER];
 	int rc;
 
-	rc = lp_recv_all(fd, head, sizeof(head), ms, stop);
+	rc = lp_stream_recv_all(s, head, sizeof(head), ms, stop);
 	if (!rc)
 		rc = lp_frame_get(head, false, f);
 	if (!rc)
-		rc = lp_recv_all(fd, meta, f->meta, ms, stop);
+		rc = lp_stream_recv_all(s, meta, f->meta, ms, stop);
 	return rc ? rc : lp_frame_check(head, meta);
 }
 
@@ -43,7 +42,7 @@ int lp_refused(const struct lp_url *u, const uint8_t *meta, size_t len, struct l
 	return lp_err(err, rc ? rc : -EPROTO, "%s: the server says: %s", u->text, text);
 }
 
-static int hello(int fd, const struct lp_url *u, enum lp_role role, const uint8_t *ident, uint32_t encodings,
+static int hello(struct lp_stream *s, const struct lp_url *u, enum lp_role role, const uint8_t *ident, uint32_t encodings,
 		 unsigned ms, const _Atomic bool *stop, struct lp_welcome *w, struct lp_err *err)
 {
 	struct lp_hello h = {
@@ -63,11 +62,17 @@ static int hello(int fd, const struct lp_url *u, enum lp_role role, const uint8_
 	n = lp_put_hello(buf + LP_FRAME_HEADER, LP_META_TO_SERVER, &h);
 	if (n < 0)
 		return lp_err(err, -EINVAL, "%s: the name is too long", u->text);
-	rc = lp_send_all(fd, buf, lp_frame_close(buf, LP_MSG_HELLO, 0, 0, n, 0), ms, stop);
+	rc = lp_stream_send_all(s, buf, lp_frame_close(buf, LP_MSG_HELLO, 0, 0, n, 0), ms, stop);
 	if (!rc)
-		rc = lp_recv_frame(fd, &f, meta, ms, stop);
+		rc = lp_recv_frame(s, &f, meta, ms, stop);
 	if (rc == -EBADMSG)
-		return lp_err(err, rc, "%s: this is no lazypages server", u->text);
+		return lp_err(err, rc, "%s: this is no lazypages server%s", u->text,
+			      s->tls ? "" : ", or one that wants --tls");
+	if (rc && lp_stream_why(s))
+		return lp_err(err, rc, "%s: %s", u->text, lp_stream_why(s));
+	if (rc == -EPIPE && !s->tls && !u->addr.unix_path)
+		return lp_err(err, rc, "%s: the server closed the connection without a word: perhaps it wants --tls",
+			      u->text);
 	if (rc)
 		return lp_err_sys(err, rc, "%s: no answer to our hello", u->text);
 	if (f.type == LP_MSG_ERROR)
@@ -79,18 +84,33 @@ static int hello(int fd, const struct lp_url *u, enum lp_role role, const uint8_
 	return 0;
 }
 
-int lp_dial(const struct lp_url *u, enum lp_role role, const uint8_t *ident, uint32_t encodings, unsigned ms,
-	    const _Atomic bool *stop, struct lp_welcome *w, struct lp_err *err)
+static int shake(struct lp_stream *s, const struct lp_url *u, struct lp_tls *tls, unsigned ms,
+		 const _Atomic bool *stop, struct lp_err *err)
 {
-	int fd, rc;
+	int rc = lp_stream_tls(s, tls, false, u->addr.host);
 
-	fd = lp_connect(&u->addr, ms, stop, err);
-	if (fd < 0)
-		return fd;
-	rc = hello(fd, u, role, ident, encodings, ms, stop, w, err);
-	if (rc) {
-		close(fd);
-		return rc;
-	}
-	return fd;
+	if (rc)
+		return lp_err(err, rc, "out of memory");
+	rc = lp_stream_handshake_all(s, ms, stop);
+	if (rc && lp_stream_why(s))
+		return lp_err(err, rc, "%s: %s", u->text, lp_stream_why(s));
+	return rc ? lp_err_sys(err, rc, "%s: TLS handshake", u->text) : 0;
+}
+
+int lp_dial(const struct lp_url *u, struct lp_tls *tls, enum lp_role role, const uint8_t *ident, uint32_t encodings,
+	    unsigned ms, const _Atomic bool *stop, struct lp_stream *s, struct lp_welcome *w, struct lp_err *err)
+{
+	int rc = 0;
+
+	*s = LP_STREAM_NONE;
+	s->fd = lp_connect(&u->addr, ms, stop, err);
+	if (s->fd < 0)
+		return s->fd;
+	if (tls && !u->addr.unix_path)
+		rc = shake(s, u, tls, ms, stop, err);
+	if (!rc)
+		rc = hello(s, u, role, ident, encodings, ms, stop, w, err);
+	if (rc)
+		lp_stream_close(s);
+	return rc;
 }

@@ -32,7 +32,8 @@ struct fetch {
 	const char *dir;
 	unsigned ms;
 	const struct lp_url *url;
-	int fd;
+	struct lp_tls *tls;
+	struct lp_stream s;
 	struct file *files;
 	uint32_t n;
 	bool listed, have_ident;
@@ -45,7 +46,7 @@ static int request(struct fetch *t, uint16_t type, uint64_t id, uint8_t *buf, ss
 {
 	if (meta < 0)
 		return -EINVAL;
-	return lp_send_all(t->fd, buf, lp_frame_close(buf, type, 0, id, meta, 0), t->ms, NULL);
+	return lp_stream_send_all(&t->s, buf, lp_frame_close(buf, type, 0, id, meta, 0), t->ms, NULL);
 }
 
 /* An answer of @type with its data. */
@@ -54,7 +55,7 @@ static int answer(struct fetch *t, uint16_t type, struct lp_frame *f, struct lp_
 	int rc;
 
 	do {
-		rc = lp_recv_frame(t->fd, f, t->meta, t->ms, NULL);
+		rc = lp_recv_frame(&t->s, f, t->meta, t->ms, NULL);
 		if (rc)
 			return lp_err_sys(err, rc, "%s: no answer", t->url->text);
 	} while (f->type == LP_MSG_PONG || f->type == LP_MSG_PING);
@@ -64,7 +65,7 @@ static int answer(struct fetch *t, uint16_t type, struct lp_frame *f, struct lp_
 		return lp_err(err, -ESHUTDOWN, "%s: the server is leaving", t->url->text);
 	if (f->type != type)
 		return lp_err(err, -EBADMSG, "%s: an answer to another question", t->url->text);
-	rc = lp_recv_all(t->fd, t->data, f->data, t->ms, NULL);
+	rc = lp_stream_recv_all(&t->s, t->data, f->data, t->ms, NULL);
 	return rc ? lp_err_sys(err, rc, "%s: half an answer", t->url->text) : 0;
 }
 
@@ -188,9 +189,9 @@ static int session(struct fetch *t, struct lp_err *err)
 	uint32_t i;
 	int rc = 0;
 
-	t->fd = lp_dial(t->url, LP_ROLE_CONTROL, t->have_ident ? t->ident : NULL, 0, t->ms, NULL, &w, err);
-	if (t->fd < 0)
-		return t->fd;
+	rc = lp_dial(t->url, t->tls, LP_ROLE_CONTROL, t->have_ident ? t->ident : NULL, 0, t->ms, NULL, &t->s, &w, err);
+	if (rc)
+		return rc;
 	memcpy(t->ident, w.ident, LP_IDENT_LEN);
 	t->have_ident = true;
 	if (!t->listed)
@@ -204,7 +205,7 @@ static int session(struct fetch *t, struct lp_err *err)
 	if (!rc)
 		rc = inventory ? fetch_file(t, inventory, "inventory.img.part", err) :
 				 lp_err(err, -EBADMSG, "%s: a checkpoint without inventory.img", t->url->text);
-	close(t->fd);
+	lp_stream_close(&t->s);
 	return rc;
 }
 
@@ -214,11 +215,11 @@ static bool final(int rc)
 	return rc == -ENOMEM || rc == -ENOSPC || rc == -EACCES || rc == -EROFS || rc == -EDQUOT || rc == -ELOOP;
 }
 
-int lp_remote_fetch(const struct lp_url *urls, size_t n, const char *dir, unsigned timeout_ms, uint8_t *ident,
-		    struct lp_err *err)
+int lp_remote_fetch(const struct lp_url *urls, size_t n, struct lp_tls *tls, const char *dir, unsigned timeout_ms,
+		    uint8_t *ident, struct lp_err *err)
 {
 	struct timespec pause = { .tv_nsec = 100000000 };
-	struct fetch t = { .dir = dir, .ms = timeout_ms };
+	struct fetch t = { .dir = dir, .tls = tls, .ms = timeout_ms };
 	struct lp_err last = { "" };
 	unsigned round, away;
 	size_t i;
@@ -238,11 +239,11 @@ int lp_remote_fetch(const struct lp_url *urls, size_t n, const char *dir, unsign
 		for (i = 0, away = 0; i < n && rc && !final(rc); i++) {
 			t.url = &urls[i];
 			rc = session(&t, &last);
-			if (rc == -ENOENT)
+			if (rc == -ENOENT || rc == -EKEYREJECTED)
 				away++;
 		}
 		if (away == n)
-			break; /* nobody has it: waiting does not help */
+			break; /* nobody has it, or lets us in: waiting does not help */
 	}
 	if (rc)
 		lp_err(err, rc, "%s", rc == -ENOMEM ? "out of memory" : last.msg);

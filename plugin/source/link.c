@@ -63,7 +63,7 @@ int link_init(struct link *l, struct remote *r, enum lp_role role)
 {
 	l->r = r;
 	l->role = role;
-	l->fd = -1;
+	l->s = LP_STREAM_NONE;
 	l->max_requests = LP_OUTSTANDING;
 	list_init(&l->queued);
 	list_init(&l->sent);
@@ -71,7 +71,8 @@ int link_init(struct link *l, struct remote *r, enum lp_role role)
 	l->in = malloc(LP_DATA_MAX);
 	l->stored = malloc(LP_DATA_MAX);
 	l->out = malloc(LP_GET_MAX);
-	return l->in && l->stored && l->out ? 0 : -ENOMEM;
+	l->codec = lp_codec_new();
+	return l->codec && l->in && l->stored && l->out ? 0 : -ENOMEM;
 }
 
 void link_fini(struct link *l)
@@ -79,6 +80,7 @@ void link_fini(struct link *l)
 	free(l->in);
 	free(l->stored);
 	free(l->out);
+	lp_codec_free(l->codec);
 	pthread_mutex_destroy(&l->send_lock);
 }
 
@@ -101,7 +103,7 @@ static size_t next_request(struct link *l, uint8_t *buf)
 	struct lp_get g;
 	ssize_t n;
 
-	if (!w || l->fd < 0 || l->sent.n >= l->max_requests)
+	if (!w || l->s.fd < 0 || l->sent.n >= l->max_requests)
 		return 0;
 	list_remove(&l->queued, w);
 	w->state = WANT_SENT;
@@ -129,8 +131,8 @@ void link_flush(struct link *l)
 		}
 		pthread_mutex_unlock(&l->r->lock);
 		/* fd stays while send_lock is held. On failure the thread finds the connection dead. */
-		if (n && lp_send_all(l->fd, buf, n, 1000, &l->r->closing)) {
-			shutdown(l->fd, SHUT_RDWR);
+		if (n && lp_stream_send_all(&l->s, buf, n, 1000, &l->r->closing)) {
+			shutdown(l->s.fd, SHUT_RDWR);
 			break;
 		}
 	} while (n);
@@ -145,7 +147,7 @@ static int ping(struct link *l)
 	int rc;
 
 	pthread_mutex_lock(&l->send_lock);
-	rc = lp_send_all(l->fd, buf, lp_frame_close(buf, LP_MSG_PING, 0, 1, 0, 0), 1000, &l->r->closing);
+	rc = lp_stream_send_all(&l->s, buf, lp_frame_close(buf, LP_MSG_PING, 0, 1, 0, 0), 1000, &l->r->closing);
 	pthread_mutex_unlock(&l->send_lock);
 	return rc;
 }
@@ -155,7 +157,7 @@ static int await(struct link *l)
 {
 	struct remote *r = l->r;
 	uint64_t now, timeout = r->conf.timeout_ms * MS, oldest;
-	struct pollfd p = { .fd = l->fd, .events = POLLIN };
+	struct pollfd p = { .fd = l->s.fd, .events = POLLIN };
 	int n;
 
 	for (;;) {
@@ -204,11 +206,11 @@ static int take(struct link *l, void *p, size_t n)
 		}
 		l->in_head = l->in_fill = 0;
 		if (l->role == LP_ROLE_URGENT && n < LP_DATA_MAX) {
-			k = recv(l->fd, l->in, LP_DATA_MAX, MSG_DONTWAIT);
+			k = lp_stream_recv(&l->s, l->in, LP_DATA_MAX);
 			if (k > 0)
 				l->in_fill = k;
 		} else {
-			k = recv(l->fd, to, n, MSG_DONTWAIT);
+			k = lp_stream_recv(&l->s, to, n);
 			if (k > 0) {
 				to += k;
 				n -= k;
@@ -221,10 +223,10 @@ static int take(struct link *l, void *p, size_t n)
 		}
 		if (!k)
 			return -EPIPE;
-		if (errno == EINTR)
+		if (k == -EINTR)
 			continue;
-		if (errno != EAGAIN)
-			return -errno;
+		if (k != -EAGAIN)
+			return (int)k;
 		rc = await(l);
 		if (rc)
 			return rc;
@@ -258,7 +260,7 @@ static int take_run(struct link *l, const struct lp_run *r, uint8_t *out)
 	if (r->enc == LP_ENC_HOLE)
 		return remote_has_lazy(l->r, l->pages.obj, r->addr, r->len) ? -ENODATA : 0;
 	rc = take(l, to, r->stored);
-	return rc ? rc : lp_run_decode(l->pages.obj, r, to, out);
+	return rc ? rc : lp_run_decode(l->codec, l->pages.obj, r, to, out);
 }
 
 static int on_pages(struct link *l, const struct lp_frame *f)
@@ -419,7 +421,8 @@ static void put_off(struct link *l, int rc)
 	struct link_server *s = &l->servers[l->at];
 	bool others = l->r->conf.nurls > 1;
 
-	if ((is_lie(rc) || rc == -EXDEV || rc == -ESTALE || rc == -ENOENT || rc == -EPROTO) && others)
+	if ((is_lie(rc) || rc == -EXDEV || rc == -ESTALE || rc == -ENOENT || rc == -EPROTO ||
+	     rc == -EKEYREJECTED) && others)
 		s->backoff = grow(s->backoff, PENALTY_MIN, PENALTY_MAX);
 	else if (l->answered && !is_lie(rc) && rc != -ESHUTDOWN && rc != -ETIMEDOUT)
 		s->backoff = 0; /* it worked, so it may be asked again at once */
@@ -453,20 +456,21 @@ static int connect_one(struct link *l, struct lp_err *err)
 {
 	struct remote *r = l->r;
 	struct lp_welcome w;
-	int fd;
+	struct lp_stream s;
+	int rc;
 
-	fd = lp_dial(&r->conf.urls[l->at], l->role, r->conf.ident, r->conf.encodings, r->conf.timeout_ms, &r->closing, &w,
-		     err);
-	if (fd < 0)
-		return fd;
+	rc = lp_dial(&r->conf.urls[l->at], r->conf.tls, l->role, r->conf.ident, r->conf.encodings, r->conf.timeout_ms,
+		     &r->closing, &s, &w, err);
+	if (rc)
+		return rc;
 	if (w.max_get < BLOCK) {
-		close(fd);
+		lp_stream_close(&s);
 		return lp_err(err, -EPROTO, "%s: it answers at most %u bytes at once", r->conf.urls[l->at].text,
 			      w.max_get);
 	}
 	pthread_mutex_lock(&l->send_lock);
 	pthread_mutex_lock(&r->lock);
-	l->fd = fd;
+	l->s = s;
 	l->max_requests = w.max_requests < LP_OUTSTANDING ? w.max_requests : LP_OUTSTANDING;
 	l->idle_ns = w.idle_ms * MS;
 	l->last_in = lp_now();
@@ -484,14 +488,14 @@ static int connect_one(struct link *l, struct lp_err *err)
 static void disconnect(struct link *l)
 {
 	struct remote *r = l->r;
+	struct lp_stream s = l->s;
 	struct want *w;
-	int fd = l->fd;
 
 	/* A sender that waits for a full socket finds it dead and lets go of send_lock. */
-	shutdown(fd, SHUT_RDWR);
+	shutdown(s.fd, SHUT_RDWR);
 	pthread_mutex_lock(&l->send_lock);
 	pthread_mutex_lock(&r->lock);
-	l->fd = -1;
+	l->s = LP_STREAM_NONE;
 	/* Before what nobody has asked for yet. */
 	*l->sent.tail = l->queued.head;
 	if (l->queued.head)
@@ -507,7 +511,7 @@ static void disconnect(struct link *l)
 	r->stats.reconnects++;
 	pthread_mutex_unlock(&r->lock);
 	pthread_mutex_unlock(&l->send_lock);
-	close(fd);
+	lp_stream_close(&s);
 }
 
 static void pause_until(struct remote *r, uint64_t when)

@@ -435,8 +435,8 @@ static void remote_close(struct lp_source *src)
 	pthread_mutex_lock(&r->lock);
 	atomic_store(&r->closing, true);
 	for (i = 0; i < 2; i++)
-		if (r->links[i].fd >= 0)
-			shutdown(r->links[i].fd, SHUT_RDWR);
+		if (r->links[i].s.fd >= 0)
+			shutdown(r->links[i].s.fd, SHUT_RDWR);
 	pthread_cond_broadcast(&r->wake);
 	pthread_cond_broadcast(&r->ready);
 	pthread_mutex_unlock(&r->lock);
@@ -520,7 +520,7 @@ static int init(struct remote *r)
 	pthread_cond_init(&r->ready, &attr);
 	pthread_cond_init(&r->wake, &attr);
 	pthread_condattr_destroy(&attr);
-	r->links[0].fd = r->links[1].fd = -1;
+	r->links[0].s = r->links[1].s = LP_STREAM_NONE;
 	rc = link_init(&r->links[0], r, LP_ROLE_URGENT);
 	if (!rc)
 		rc = link_init(&r->links[1], r, LP_ROLE_BULK);

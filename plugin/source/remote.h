@@ -7,6 +7,7 @@
 #define LP_REMOTE_H
 
 #include "net/addr.h"
+#include "net/tls.h"
 #include "source/source.h"
 
 #define LP_REMOTE_MAX 16
@@ -14,6 +15,7 @@
 struct lp_remote_conf {
 	const struct lp_url *urls; /* of one checkpoint, in order of preference; borrowed until close */
 	size_t nurls;
+	struct lp_tls *tls;	   /* for all that are TCP, or NULL; borrowed until close */
 	uint8_t ident[16];	   /* which checkpoint: lp_images_ident() */
 	uint32_t encodings;	   /* beside raw: bits of LZ4 and ZSTD */
 	unsigned timeout_ms;	   /* a request is asked again elsewhere after this */
@@ -40,7 +42,7 @@ void lp_source_remote_stats(struct lp_source *s, struct lp_remote_stats *st);
  * that an interrupted fetch is no checkpoint. Asks one server after the other,
  * a few times. @ident (16 bytes) is the identity the server told.
  */
-int lp_remote_fetch(const struct lp_url *urls, size_t n, const char *dir, unsigned timeout_ms, uint8_t *ident,
-		    struct lp_err *err);
+int lp_remote_fetch(const struct lp_url *urls, size_t n, struct lp_tls *tls, const char *dir, unsigned timeout_ms,
+		    uint8_t *ident, struct lp_err *err);
 
 #endif

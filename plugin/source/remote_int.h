@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "base/size.h"
+#include "net/stream.h"
 #include "proto/proto.h"
 #include "source/remote.h"
 
@@ -81,7 +82,8 @@ struct link {
 	enum lp_role role;
 	pthread_t thread;
 	pthread_mutex_t send_lock;
-	int fd; /* changed under both locks, by the thread */
+	struct lp_stream s; /* changed under both locks, by the thread */
+	struct lp_codec *codec; /* of the thread */
 	uint64_t next_id;
 	struct want_list queued, sent;
 	unsigned max_requests;
@@ -124,14 +126,15 @@ struct remote {
 /* ---- dial.c ---- */
 
 /*
- * Connect to @u and say hello. A non-blocking socket, or -errno: the server's
- * refusals are -EPROTO, -EPROTONOSUPPORT, -ENOENT, -ESTALE, -EBUSY. @ident may
- * be NULL: any.
+ * Connect to @u and say hello; with @tls unless it is a UNIX socket. 0 with *s,
+ * or -errno: the server's refusals are -EPROTO, -EPROTONOSUPPORT, -ENOENT,
+ * -ESTALE, -EBUSY; certificates that one side does not like are -EKEYREJECTED.
+ * @ident may be NULL: any.
  */
-int lp_dial(const struct lp_url *u, enum lp_role role, const uint8_t *ident, uint32_t encodings, unsigned ms,
-	    const _Atomic bool *stop, struct lp_welcome *w, struct lp_err *err);
+int lp_dial(const struct lp_url *u, struct lp_tls *tls, enum lp_role role, const uint8_t *ident, uint32_t encodings,
+	    unsigned ms, const _Atomic bool *stop, struct lp_stream *s, struct lp_welcome *w, struct lp_err *err);
 /* A whole frame's header and meta (LP_META_TO_CLIENT bytes); data is left in the socket. */
-int lp_recv_frame(int fd, struct lp_frame *f, uint8_t *meta, unsigned ms, const _Atomic bool *stop);
+int lp_recv_frame(struct lp_stream *s, struct lp_frame *f, uint8_t *meta, unsigned ms, const _Atomic bool *stop);
 /* The message of an ERROR frame in words, as -errno. */
 int lp_refused(const struct lp_url *u, const uint8_t *meta, size_t len, struct lp_err *err);
 

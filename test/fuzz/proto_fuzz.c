@@ -17,6 +17,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 			abort(); \
 	} while (0)
 
+static struct lp_codec *codec;
+
 /* @n bytes were encoded at @buf: the same as what was decoded? */
 static void same(const uint8_t *buf, ssize_t n, const uint8_t *p, size_t len)
 {
@@ -42,7 +44,7 @@ static void pages(const uint8_t *p, size_t len, uint8_t *buf, size_t cap)
 	for (k = 0; k < m.nruns; k++) {
 		MUST(m.runs[k].len <= LP_GET_MAX && m.runs[k].stored <= m.runs[k].len);
 		MUST(stored + m.runs[k].stored <= len - meta);
-		lp_run_decode(m.obj, &m.runs[k], p + meta + stored, out);
+		lp_run_decode(codec, m.obj, &m.runs[k], p + meta + stored, out);
 		stored += m.runs[k].stored;
 	}
 }
@@ -93,6 +95,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (!size)
 		return 0;
+	if (!codec)
+		codec = lp_codec_new(); /* for good */
 	switch (data[0] % 11) {
 	case 0:
 		if (!lp_get_hello(p, n, &m.hello))

@@ -101,7 +101,7 @@ static void check_pages(const struct lp_frame *f, const uint8_t *meta, const uin
 		const struct lp_run *r = &m.runs[i];
 		uint64_t a;
 
-		MUST(!lp_run_decode(m.obj, r, data, out));
+		MUST(!lp_run_decode(srv.front.codec, m.obj, r, data, out));
 		data += r->stored;
 		for (a = r->addr; r->enc != LP_ENC_HOLE && a < r->addr + r->len; a += IB_PAGE) {
 			ib_fill_page(page, 1, a, 0);
@@ -164,7 +164,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		n = build(data, size, input, sizeof(input));
 	}
 	MUST(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, sv));
-	c = conn_new(&srv.front, sv[0]);
+	c = conn_new(&srv.front, sv[0], NULL);
 	MUST(c && send(sv[1], input, n, MSG_NOSIGNAL) == (ssize_t)n);
 	shutdown(sv[1], SHUT_WR);
 	do {

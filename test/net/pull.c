@@ -6,9 +6,9 @@
  * pages at random through the urgent link. Exit status 0: all bytes right.
  *
  *   pull --local DIR --from URL [--from URL...] [--clients N] [--threads N] [--random N]
- *        [--compress lz4|zstd] [--ahead BYTES] [--timeout MS] [--seconds N]
+ *        [--compress lz4|zstd] [--ahead BYTES] [--timeout MS] [--seconds N] [--tls DIR]
  *
- * --seconds: begin anew until they are over. --random N: reads of one page, beside the drain.
+ * --tls DIR: with ca.pem, client.pem and client.key from there. --seconds: begin anew until they are over. --random N: reads of one page, beside the drain.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -250,9 +250,11 @@ int main(int argc, char **argv)
 		{ "local", 1, NULL, 'l' },  { "from", 1, NULL, 'f' },	  { "clients", 1, NULL, 'c' },
 		{ "threads", 1, NULL, 't' }, { "random", 1, NULL, 'r' },  { "compress", 1, NULL, 'z' },
 		{ "ahead", 1, NULL, 'a' },  { "timeout", 1, NULL, 'o' },  { "seconds", 1, NULL, 's' },
-		{ "verbose", 0, NULL, 'v' }, { NULL, 0, NULL, 0 },
+		{ "verbose", 0, NULL, 'v' }, { "tls", 1, NULL, 'T' }, { NULL, 0, NULL, 0 },
 	};
 	static struct all a;
+	struct lp_tls_files tls = { .no_cn_verify = true };
+	char files[3][4200];
 	const char *local = NULL;
 	struct lp_err err = { "" };
 	uint64_t seconds = 0, t0;
@@ -279,6 +281,14 @@ int main(int argc, char **argv)
 		case 'o': a.conf.timeout_ms = atoi(optarg); break;
 		case 's': seconds = strtoull(optarg, NULL, 10); break;
 		case 'v': lp_log_init(NULL, LP_LOG_INFO); break;
+		case 'T':
+			snprintf(files[0], sizeof(files[0]), "%s/ca.pem", optarg);
+			snprintf(files[1], sizeof(files[1]), "%s/client.pem", optarg);
+			snprintf(files[2], sizeof(files[2]), "%s/client.key", optarg);
+			tls.cacert = files[0];
+			tls.cert = files[1];
+			tls.key = files[2];
+			break;
 		default: return 2;
 		}
 	}
@@ -291,7 +301,7 @@ int main(int argc, char **argv)
 		setrlimit(RLIMIT_NOFILE, &rl);
 	}
 	a.conf.urls = a.urls;
-	if (lp_images_open(local, &a.im, &err) || lp_source_local_open(a.im, &a.local, &err) ||
+	if ((tls.cert && lp_tls_load(&tls, &a.conf.tls, &err)) || lp_images_open(local, &a.im, &err) || lp_source_local_open(a.im, &a.local, &err) ||
 	    lp_images_ident(a.im, local, a.conf.ident, &err)) {
 		fprintf(stderr, "pull: %s\n", err.msg);
 		return 1;
@@ -306,6 +316,7 @@ int main(int argc, char **argv)
 	while (lp_now() - t0 < seconds * 1000000000);
 	a.local->ops->close(a.local);
 	lp_images_close(a.im);
+	lp_tls_put(a.conf.tls);
 	free(a.ranges);
 	return atomic_load(&a.wrong) || atomic_load(&a.failed) ? 1 : 0;
 }

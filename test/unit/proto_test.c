@@ -222,6 +222,8 @@ static void test_welcome_error(void **state)
 	assert_string_equal(lp_error_name(99), "?");
 }
 
+static struct lp_codec *codec;
+
 static void one_run(uint32_t encodings, const uint8_t *page, size_t len, bool shrinks)
 {
 	uint8_t *out = malloc(len), *stored = malloc(len);
@@ -229,7 +231,7 @@ static void one_run(uint32_t encodings, const uint8_t *page, size_t len, bool sh
 	const uint8_t *from = stored;
 	size_t n, i;
 
-	n = lp_run_compress(encodings, page, len, stored, len, &r.enc);
+	n = lp_run_compress(codec, encodings, page, len, stored, len, &r.enc);
 	assert_int_equal(!!n, shrinks);
 	r.stored = n;
 	if (!n) {
@@ -238,17 +240,17 @@ static void one_run(uint32_t encodings, const uint8_t *page, size_t len, bool sh
 		from = page;
 	}
 	r.sum = lp_run_sum(3, &r, page);
-	assert_int_equal(lp_run_decode(3, &r, from, out), 0);
+	assert_int_equal(lp_run_decode(codec, 3, &r, from, out), 0);
 	assert_memory_equal(out, page, len);
 	/* The place is part of the sum. */
 	bad = r;
 	bad.addr += PG;
-	assert_int_equal(lp_run_decode(3, &bad, from, out), -EBADMSG);
-	assert_int_equal(lp_run_decode(4, &r, from, out), -EBADMSG);
+	assert_int_equal(lp_run_decode(codec, 3, &bad, from, out), -EBADMSG);
+	assert_int_equal(lp_run_decode(codec, 4, &r, from, out), -EBADMSG);
 	memcpy(stored, from, r.stored);
 	for (i = 0; i < r.stored * 8; i += 1 + i / 64) {
 		stored[i / 8] ^= 1 << i % 8;
-		if (!lp_run_decode(3, &r, stored, out))
+		if (!lp_run_decode(codec, 3, &r, stored, out))
 			assert_memory_equal(out, page, len); /* a bit that means nothing to the decoder */
 		stored[i / 8] ^= 1 << i % 8;
 	}
@@ -281,10 +283,10 @@ static void test_runs(void **state)
 	}
 	out[0] = 1;
 	zero.sum = lp_run_sum(0, &zero, NULL);
-	assert_int_equal(lp_run_decode(0, &zero, NULL, out), 0);
+	assert_int_equal(lp_run_decode(codec, 0, &zero, NULL, out), 0);
 	assert_true(lp_is_zero(out, sizeof(out)));
 	zero.addr += PG;
-	assert_int_equal(lp_run_decode(0, &zero, NULL, out), -EBADMSG);
+	assert_int_equal(lp_run_decode(codec, 0, &zero, NULL, out), -EBADMSG);
 }
 
 int main(void)
@@ -295,5 +297,10 @@ int main(void)
 		cmocka_unit_test(test_welcome_error), cmocka_unit_test(test_runs),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	int rc;
+
+	codec = lp_codec_new();
+	rc = cmocka_run_group_tests(tests, NULL, NULL);
+	lp_codec_free(codec);
+	return rc;
 }
