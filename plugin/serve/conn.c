@@ -547,7 +547,8 @@ int conn_send(struct conn *c, size_t quantum)
 	c->want_out = !rc;
 	if (!rc)
 		return 0;
-	if (c->nreqs && c->state != CONN_CLOSING) {
+	/* The turn may end with a frame that was made and not begun to be sent. */
+	if (sending(c) || (c->nreqs && c->state != CONN_CLOSING)) {
 		return 1;
 	} else if (c->state == CONN_CLOSING) {
 		lp_stream_end(&c->s);
