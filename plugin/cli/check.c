@@ -36,14 +36,20 @@ enum need { REQUIRED, BETTER };
 struct report {
 	json_t *items;
 	bool json, ok;
+	struct lp_err *first; /* not NULL: only what is missing first, and nothing is printed */
 };
 
 static void item(struct report *r, const char *name, bool good, enum need need, const char *detail, const char *remedy)
 {
 	const char *verdict = good ? "ok" : need == REQUIRED ? "MISSING" : "absent";
 
-	if (!good && need == REQUIRED)
+	if (!good && need == REQUIRED) {
+		if (r->ok && r->first)
+			lp_err(r->first, -ENOTSUP, "%s: %s: %s", name, detail, remedy);
 		r->ok = false;
+	}
+	if (r->first)
+		return;
 	if (r->json) {
 		json_array_append_new(r->items, json_pack("{s:s, s:b, s:b, s:s, s:s}", "name", name, "ok", good, "required",
 							  need == REQUIRED, "detail", detail, "remedy",
@@ -190,6 +196,16 @@ static void check_criu(struct report *r, const char *criu)
 	bool good = criu_version(criu, detail, sizeof(detail));
 
 	item(r, "criu", good, REQUIRED, detail, "install CRIU 4.1.1 or newer, `make criu`, or name it with --criu");
+}
+
+int check_needs(const char *criu, struct lp_err *err)
+{
+	struct report r = { .ok = true, .first = err };
+
+	check_uffd(&r);
+	check_permissions(&r);
+	check_criu(&r, criu);
+	return r.ok ? 0 : -ENOTSUP;
 }
 
 int cmd_check(int argc, char **argv)

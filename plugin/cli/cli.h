@@ -7,9 +7,15 @@
 #ifndef LP_CLI_H
 #define LP_CLI_H
 
+#include "base/err.h"
+
 int cmd_daemon(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_restore(int argc, char **argv);
+
+/* What `lazypages check` calls required: 0, or -ENOTSUP with what is missing first and the remedy. */
+int check_needs(const char *criu, struct lp_err *err);
 
 #endif

@@ -11,6 +11,7 @@ static const struct {
 	const char *what;
 } commands[] = {
 	{ "daemon", cmd_daemon, "fill the tasks of one `criu restore --lazy-pages`" },
+	{ "restore", cmd_restore, "restore a checkpoint, from here or from a server, with one command" },
 	{ "serve", cmd_serve, "offer checkpoints to other hosts" },
 	{ "inspect", cmd_inspect, "show what a checkpoint holds" },
 	{ "check", cmd_check, "can this machine restore lazily?" },
