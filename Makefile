@@ -22,7 +22,7 @@ WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wn
 CPPFLAGS  += -D_GNU_SOURCE -DLP_VERSION='"$(VERSION)"' -Iplugin -I. -I$(B)/gen
 LDLIBS    += -lpthread
 
-NO_LIBS   := help deps clean criu zdtm check check-san check-patches check-zdtm check-zdtm-full bench demo ci
+NO_LIBS   := help deps clean criu zdtm check check-san check-more check-patches check-zdtm check-zdtm-full bench demo ci
 ifneq ($(filter-out $(NO_LIBS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell $(PKGCONFIG) --exists $(PKGS) && command -v $(PROTOC_C) >/dev/null && echo ok),)
 $(error missing libraries or protoc-c (wanted: $(PKGS)): run `make deps`)
@@ -122,6 +122,7 @@ help:
 	  'make criu         build/bin/criu: CRIU with our patches; make zdtm: its test suite' \
 	  'make demo         the main job: a Redis dumped and restored, eagerly and lazily' \
 	  'make check        the tests; make check-san: under AddressSanitizer and ThreadSanitizer' \
+	  'make check-more   all cases of lazypages restore, TLS and lost pages: what make check leaves out' \
 	  'make check-zdtm   the tests of CRIU itself that lazy restore is about, lazily; check-zdtm-full: all of them' \
 	  'make check-patches  the patch series on every version of CRIU that it is for' \
 	  'make bench        side by side with stock CRIU and the raw limit; writes build/bench.json' \
@@ -154,7 +155,7 @@ clean:
 
 # ---- tests ----
 
-.PHONY: check check-san check-built bench fuzz
+.PHONY: check check-san check-more check-built bench fuzz
 check:
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory all criu unit progs fuzzers
@@ -167,6 +168,11 @@ check-san:
 	@$(MAKE) --no-print-directory SANITIZE=thread all unit progs
 	@ASAN_OPTIONS=detect_leaks=1 test/run --build build/san-address unit scenario san
 	@TSAN_OPTIONS=halt_on_error=1 test/run --build build/san-thread unit scenario san
+
+check-more:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu progs
+	@test/run --build build more
 
 bench:
 	@$(MAKE) --no-print-directory deps

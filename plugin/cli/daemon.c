@@ -33,6 +33,8 @@ struct opts {
 	uint32_t encodings;
 	unsigned timeout_ms;
 	struct tls_opts tls;
+	enum lp_lost on_lost;
+	unsigned lost_after;
 };
 
 static void usage(FILE *f)
@@ -57,6 +59,9 @@ static void usage(FILE *f)
 	      "                         Without images in DIR the small ones are fetched into it\n"
 	      "      --compress WHAT    of what --from sends: none (default), lz4 or zstd\n"
 	      "      --timeout SECONDS  ask another server after that (default 10)\n"
+	      "      --on-lost-pages WHAT  pages that cannot be had: wait (default) for ever, poison (who touches\n"
+	      "                         one gets SIGBUS) or kill the restored tasks\n"
+	      "      --lost-after SECONDS  of trying in vain (default 60)\n"
 	      LP_TLS_USAGE
 	      "      --tls-no-cn-verify  do not ask whether the certificate is for the host in URL\n"
 	      "      --no-default-config  accepted for CRIU's sake\n"
@@ -74,6 +79,8 @@ enum {
 	OPT_FROM,
 	OPT_COMPRESS,
 	OPT_TIMEOUT,
+	OPT_ON_LOST,
+	OPT_LOST_AFTER,
 	OPT_REMOTE, /* --address and all that only matter with --page-server */
 };
 
@@ -124,6 +131,8 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "from", required_argument, NULL, OPT_FROM },
 		{ "compress", required_argument, NULL, OPT_COMPRESS },
 		{ "timeout", required_argument, NULL, OPT_TIMEOUT },
+		{ "on-lost-pages", required_argument, NULL, OPT_ON_LOST },
+		{ "lost-after", required_argument, NULL, OPT_LOST_AFTER },
 		{ "address", required_argument, NULL, OPT_REMOTE },
 		{ "port", required_argument, NULL, OPT_REMOTE },
 		LP_TLS_OPTIONS,
@@ -203,6 +212,26 @@ static int parse(int argc, char **argv, struct opts *o)
 				return -EINVAL;
 			}
 			o->timeout_ms = v * 1000;
+			break;
+		case OPT_ON_LOST:
+			if (!strcmp(optarg, "wait")) {
+				o->on_lost = LP_LOST_WAIT;
+			} else if (!strcmp(optarg, "poison")) {
+				o->on_lost = LP_LOST_POISON;
+			} else if (!strcmp(optarg, "kill")) {
+				o->on_lost = LP_LOST_KILL;
+			} else {
+				fprintf(stderr, "lazypages daemon: --on-lost-pages takes wait, poison or kill, not `%s`\n",
+					optarg);
+				return -EINVAL;
+			}
+			break;
+		case OPT_LOST_AFTER:
+			if (parse_number(optarg, 0, 86400, &v)) {
+				fprintf(stderr, "lazypages daemon: --lost-after takes 0 to 86400, not `%s`\n", optarg);
+				return -EINVAL;
+			}
+			o->lost_after = v;
 			break;
 		case OPT_NO_BACKGROUND:
 			o->background = false;
@@ -328,8 +357,11 @@ static int serve(const struct opts *o, const struct lp_images *im, struct lp_sou
 		.workers = o->workers,
 		.background = o->background,
 		.progress = !o->daemon && isatty(2),
+		.on_lost = o->on_lost,
+		.lost_after_ns = o->lost_after * UINT64_C(1000000000),
 	};
 	struct lp_restore_stats stats = { 0 };
+	char size[16];
 	int rc;
 
 	if (ready_fd >= 0) {
@@ -348,6 +380,9 @@ static int serve(const struct opts *o, const struct lp_images *im, struct lp_sou
 		summary(&stats);
 	if (!rc && o->nfrom)
 		remote_summary(src);
+	if (!rc && stats.lost)
+		rc = lp_err(err, -ENODATA, "%s could not be had and are poisoned: the program gets SIGBUS when it touches them",
+			    lp_size_str(stats.lost, size, sizeof(size)));
 	return rc;
 }
 
@@ -393,7 +428,7 @@ int cmd_daemon(int argc, char **argv)
 {
 	struct opts o = {
 		.images_dir = ".", .status_fd = -1, .verbosity = LP_LOG_WARN, .background = true,
-		.workers = default_workers(), .timeout_ms = 10000,
+		.workers = default_workers(), .timeout_ms = 10000, .lost_after = 60,
 	};
 	struct lp_images *im = NULL;
 	struct lp_source *src = NULL;

@@ -199,6 +199,42 @@ static uint64_t chunk_len(struct lp_restore *r)
 	return now - fault < FAULTS_RECENT_NS ? CHUNK_FAULTS : CHUNK;
 }
 
+/* Is it the source's failure, not one of the fill? */
+static bool of_source(int rc)
+{
+	return rc && rc != -EAGAIN && rc != -ENOENT && rc != -ENOMEM && rc != -ESRCH;
+}
+
+/*
+ * The first page of what is left of @f was given up, perhaps because of another
+ * one that the source wanted to give along with it: so once more, alone.
+ */
+static int lost_page(struct lp_mm *mm, struct lp_flight *f)
+{
+	struct lp_source *src = mm->r->source;
+	uint8_t page[LP_PAGE_SIZE];
+	const struct lp_piece *p;
+	struct lp_piece at = { 0 };
+	int rc;
+
+	lp_gate_enter(&mm->gate);
+	p = lp_flight_head(f);
+	if (p)
+		at = *p;
+	lp_gate_leave(&mm->gate);
+	if (!p)
+		return 0;
+	rc = src->ops->read(src, at.obj, at.img, page, sizeof(page));
+	lp_gate_enter(&mm->gate);
+	p = lp_flight_head(f);
+	if (p && p->obj == at.obj && p->img == at.img)
+		rc = rc ? lost_poison(mm, f) : fill_chunk(mm, f, page, sizeof(page), &mm->r->filled_bulk);
+	else
+		rc = 0;
+	lp_gate_leave(&mm->gate);
+	return rc;
+}
+
 static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w, struct lp_reader *rd)
 {
 	struct lp_restore *r = mm->r;
@@ -220,7 +256,12 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 		if (w->bytes && w->obj == at.obj && at.img >= w->img && at.img < w->end) {
 			at.len = min_u64(min_u64(at.len, w->end - at.img), chunk_len(r));
 			rc = fill_chunk(mm, f, w->bytes + (at.img - w->img), at.len, &r->filled_bulk);
+			p = lp_flight_head(f);
+			if (rc && p)
+				at = *p;
 			lp_gate_leave(&mm->gate);
+			if (!rc)
+				lost_found(mm, at.obj, at.img, at.len);
 			/*
 			 * A thread whose message was read has an owner that wakes it; this
 			 * only wakes it sooner, so not when nobody faults.
@@ -240,6 +281,8 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
 				rc = -EIO; /* these mean something else for a fill */
 		}
+		if (of_source(rc) && lost_given_up(mm, at.obj, at.img, rc, false))
+			rc = lost_page(mm, f);
 	}
 	if (rc == -ESRCH)
 		mm_gone(mm);
@@ -318,6 +361,7 @@ static void urgent_fill(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf)
 	struct lp_source *src = r->source;
 	const struct lp_piece *p;
 	struct lp_piece at = { 0 };
+	bool lost = false;
 	int rc = 0;
 
 	/* One piece at first; layout events may have cut or moved it. */
@@ -334,11 +378,23 @@ static void urgent_fill(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf)
 		if (rc) {
 			if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
 				rc = -EIO;
-			break;
+			if (!lost_given_up(mm, at.obj, at.img, rc, true))
+				break;
+			/* Perhaps only what was to be read along with the page is lost. */
+			if (at.len > LP_PAGE_SIZE && rc != -ETIMEDOUT)
+				rc = src->ops->read(src, at.obj, at.img, buf, LP_PAGE_SIZE);
+			at.len = LP_PAGE_SIZE;
+			lost = rc != 0;
+		} else {
+			lost_found(mm, at.obj, at.img, at.len);
 		}
 		lp_gate_enter(&mm->gate);
 		p = lp_flight_head(f);
-		if (p && p->obj == at.obj && p->img - at.img < at.len) {
+		if (lost) {
+			if (p)
+				at.addr = p->addr;
+			rc = p && p->obj == at.obj && p->img == at.img ? lost_poison(mm, f) : 0;
+		} else if (p && p->obj == at.obj && p->img - at.img < at.len) {
 			uint64_t skip = p->img - at.img;
 
 			at.addr = p->addr;
@@ -347,6 +403,8 @@ static void urgent_fill(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf)
 		}
 		lp_gate_leave(&mm->gate);
 		lp_uffd_wake(mm->fd, at.addr, at.len);
+		if (lost)
+			break; /* nobody waits for the others */
 	}
 	if (rc == -ESRCH)
 		mm_gone(mm);

@@ -65,6 +65,10 @@ struct lp_mm {
 	unsigned id;	 /* for messages: tells the children of one pid apart */
 	uint64_t backoff; /* ns, of refused fills */
 	uint64_t retry_at; /* when deferred faults are due */
+	_Atomic uint64_t lost_since; /* when the page lost_img of lost_obj could not be had first; 0: none */
+	uint32_t lost_obj;
+	uint64_t lost_img;
+	uint64_t lost_until; /* pages that cannot be had are given up at once */
 	bool warned_nomem, warned_source, warned_files;
 	bool check; /* the reader shall see whether it is complete or dead */
 	bool polled; /* in the epoll set; young children are not (lp_space_young()) */
@@ -108,7 +112,7 @@ struct lp_restore {
 	int done_fd;	/* eventfd: main shall look around */
 	_Atomic bool probe_all; /* some task has ended: which address spaces are gone? */
 
-	_Atomic uint64_t filled_bulk, filled_urgent, dropped, refused, faults, zero_faults;
+	_Atomic uint64_t filled_bulk, filled_urgent, dropped, lost, refused, faults, zero_faults;
 	uint64_t total_bytes; /* lazy bytes of the checkpoint that were handed over */
 	uint64_t spaces, forks, remaps, removes, unmaps;
 };
@@ -116,8 +120,23 @@ struct lp_restore {
 /* restore.c */
 void kick_reader(struct lp_restore *r);
 void kick_main(struct lp_restore *r);
-/* The layout of a space is lost (no memory for it): no task may go on with wrong bytes. */
+
+/* lost.c */
+/* The layout of a space is lost (no memory for it): no task may go on with wrong bytes. r->lock held. */
 void lose_tree(struct lp_restore *r, const struct lp_mm *mm, const char *why);
+/* The same for another reason, which was said. r->lock held. */
+void lose_all(struct lp_restore *r);
+/* SIGKILL for the tasks that were handed over and all their descendants. r->lock held. */
+void kill_tasks(struct lp_restore *r);
+/* [img, img + len) of @obj has come. */
+void lost_found(struct lp_mm *mm, uint32_t obj, uint64_t img, uint64_t len);
+/*
+ * The source says @why for the page @img of @obj; @waited: a thread waits for it.
+ * True: it shall be poisoned; false: it is tried again, or the tree was killed.
+ */
+bool lost_given_up(struct lp_mm *mm, uint32_t obj, uint64_t img, int why, bool waited);
+/* Poison the first page of what is left of @f, and advance over it. The gate is held. 0, or as a fill. */
+int lost_poison(struct lp_mm *mm, struct lp_flight *f);
 
 /* handoff.c */
 struct handoff {

@@ -184,7 +184,18 @@ static void answer_fill(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight
 	} else if (rc) {
 		if (rc == -ENOENT || rc == -ESRCH || rc == -ENOMEM)
 			rc = -EIO;
+		/* With a policy for what is lost: that takes a closer look, which may sleep. */
+		if (r->conf->on_lost != LP_LOST_WAIT) {
+			int pushed;
+
+			pthread_mutex_lock(&r->lock);
+			pushed = urgent_push(r, f);
+			pthread_mutex_unlock(&r->lock);
+			if (!pushed)
+				return;
+		}
 	} else {
+		lost_found(mm, at.obj, at.img, at.len);
 		rc = fill_pieces(mm, f, rd->buf, at.img, at.len, &r->filled_urgent);
 		wake_later(rd, mm, at.addr, at.len);
 	}

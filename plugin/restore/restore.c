@@ -16,7 +16,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "restore/internal.h"
@@ -41,26 +40,6 @@ void kick_reader(struct lp_restore *r)
 void kick_main(struct lp_restore *r)
 {
 	kick(r->done_fd);
-}
-
-static void kill_tasks(struct lp_restore *r)
-{
-	struct lp_mm *mm;
-
-	for (mm = r->mms; mm; mm = mm->next)
-		if (mm->pidfd >= 0)
-			syscall(SYS_pidfd_send_signal, mm->pidfd, SIGKILL, NULL, 0);
-}
-
-/* r->lock held. */
-void lose_tree(struct lp_restore *r, const struct lp_mm *mm, const char *why)
-{
-	pr_err("%d.%u: its memory layout is lost (%s): killing the restored tasks, since they would read wrong bytes; "
-	       "restore again",
-	       mm->pid, mm->id, why);
-	r->fatal = true;
-	kill_tasks(r);
-	kick_main(r);
 }
 
 struct threads {
@@ -373,6 +352,7 @@ int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_
 		.faults = atomic_load(&r->faults),
 		.zero_faults = atomic_load(&r->zero_faults),
 		.dropped = atomic_load(&r->dropped),
+		.lost = atomic_load(&r->lost),
 		.refused = atomic_load(&r->refused),
 		.spaces = r->spaces,
 		.forks = r->forks,

@@ -13,17 +13,27 @@
 #include "images/images.h"
 #include "source/source.h"
 
+/* What becomes of pages that cannot be had when the deadline has passed. */
+enum lp_lost {
+	LP_LOST_WAIT,	/* nothing: tasks wait, the source is asked again, for ever */
+	LP_LOST_POISON, /* who touches one gets SIGBUS; KILL where the kernel cannot do that */
+	LP_LOST_KILL,	/* the restored tree is killed */
+};
+
 struct lp_restore_conf {
 	const struct lp_images *images; /* borrowed until lp_restore_run() returns */
 	struct lp_source *source;	/* borrowed likewise */
 	unsigned workers;		/* threads of the background fill, at least 1 */
 	bool background;		/* false: only what tasks fault on */
 	bool progress;			/* a progress line on stderr */
+	enum lp_lost on_lost;
+	uint64_t lost_after_ns;		/* after the first failure to get a page */
 };
 
 struct lp_restore_stats {
 	uint64_t filled_bulk, filled_urgent; /* bytes */
 	uint64_t faults, zero_faults;
+	uint64_t lost;	  /* bytes that could not be had: poisoned */
 	uint64_t dropped; /* bytes whose place was gone before they came */
 	uint64_t spaces, forks, remaps, removes, unmaps;
 	uint64_t refused; /* fills refused by a changing layout */

@@ -7,6 +7,16 @@
 
 #include "restore/uffd.h"
 
+#ifndef UFFDIO_POISON /* Linux 6.6 */
+struct uffdio_poison {
+	struct uffdio_range range;
+	uint64_t mode;
+	int64_t updated;
+};
+#define UFFDIO_POISON _IOWR(UFFDIO, 0x08, struct uffdio_poison)
+#define UFFDIO_POISON_MODE_DONTWAKE 1
+#endif
+
 static unsigned delay_max_us; /* set once, before threads start */
 static _Atomic uint64_t delay_rng;
 
@@ -97,6 +107,13 @@ int lp_uffd_zero(int fd, uint64_t dst, uint64_t len, uint64_t *done)
 			return failure(z.zeropage);
 	}
 	return 0;
+}
+
+int lp_uffd_poison(int fd, uint64_t dst, uint64_t len)
+{
+	struct uffdio_poison p = { .range = { .start = dst, .len = len }, .mode = UFFDIO_POISON_MODE_DONTWAKE };
+
+	return call(fd, UFFDIO_POISON, &p) ? failure(p.updated) : 0;
 }
 
 int lp_uffd_wake(int fd, uint64_t start, uint64_t len)

@@ -27,6 +27,8 @@
  */
 int lp_uffd_copy(int fd, uint64_t dst, const void *src, uint64_t len, uint64_t *done);
 int lp_uffd_zero(int fd, uint64_t dst, uint64_t len, uint64_t *done);
+/* Who touches a page of the range gets SIGBUS. As lp_uffd_zero(); -EINVAL or -ENOTTY: the kernel cannot. */
+int lp_uffd_poison(int fd, uint64_t dst, uint64_t len);
 int lp_uffd_wake(int fd, uint64_t start, uint64_t len);
 /*
  * Is the address space alive and at rest? 0, -EAGAIN (layout changing) or
