@@ -12,7 +12,7 @@
 #include <time.h>
 
 #include "restore/internal.h"
-#include "restore/prio.h"
+#include "base/prio.h"
 
 #define MS UINT64_C(1000000)
 #define BACKOFF_MIN (20 * MS / 1000)
@@ -123,12 +123,12 @@ void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj)
 		break;
 	default:
 		if (!mm->warned_source)
-			pr_err("%d.%u: cannot fill from %s: %s; its tasks wait for their pages, trying again every "
-			       "second",
+			pr_err("%d.%u: cannot fill from %s: %s; its tasks wait for their pages, trying again "
+			       "at least every second",
 			       mm->pid, mm->id, r->source->ops->where(r->source, obj, img, where, sizeof(where)),
 			       strerror(-why));
 		mm->warned_source = true;
-		mm->backoff = 1000 * MS;
+		mm->backoff = min_u64(mm->backoff < 50 * MS ? 50 * MS : mm->backoff * 2, 1000 * MS);
 	}
 	lp_space_stall(mm->space, now + mm->backoff);
 	pthread_cond_signal(&r->bulk_cond); /* a sleeping worker may not know of what has come back */

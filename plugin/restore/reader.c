@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "restore/internal.h"
-#include "restore/prio.h"
+#include "base/prio.h"
 
 #define MESSAGES 32
 #define EVENTS 64

@@ -18,6 +18,8 @@
 
 /* How long a client that was told to go may take to read the rest. */
 #define LINGER_NS UINT64_C(2000000000)
+/* Of bulk, at once. */
+#define SEND_MAX ((size_t)64 << 10)
 #define HELLO_NS  UINT64_C(5000000000)
 
 struct conn *conn_new(struct loop *l, int fd, struct lp_tls *tls)
@@ -503,8 +505,17 @@ static void next_frame(struct conn *c)
 static int flush(struct conn *c, size_t *sent)
 {
 	while (sending(c)) {
-		ssize_t n = lp_stream_send(&c->s, c->iov + c->iov_at, c->niov - c->iov_at);
+		struct iovec part = c->iov[c->iov_at];
+		bool whole = part.iov_len <= SEND_MAX;
+		ssize_t n;
 
+		/* A thread in the kernel holds its CPU until it is done: urgent ones wait no longer than this. */
+		if (!whole)
+			part.iov_len = SEND_MAX;
+		if (whole && c->niov - c->iov_at == 2 && c->iov[c->iov_at + 1].iov_len <= SEND_MAX)
+			n = lp_stream_send(&c->s, c->iov + c->iov_at, 2); /* a small answer at once */
+		else
+			n = lp_stream_send(&c->s, &part, 1);
 		if (n == -EINTR)
 			continue;
 		if (n < 0)

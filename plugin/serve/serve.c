@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/prio.h"
 #include "serve/internal.h"
 
 #define LISTEN_MAX 64
@@ -250,6 +251,13 @@ static void *bulk_main(void *arg)
 {
 	/* Of this thread only. Urgent threads come first where CPUs are short. */
 	setpriority(PRIO_PROCESS, syscall(SYS_gettid), BULK_NICE);
+	lp_prio_bulk();
+	return loop_main(arg);
+}
+
+static void *urgent_main(void *arg)
+{
+	lp_prio_urgent();
 	return loop_main(arg);
 }
 
@@ -264,7 +272,7 @@ static int start(struct server *srv, struct lp_err *err)
 		rc = loop_init(l, srv);
 		if (rc)
 			return lp_err_sys(err, rc, "cannot start the server");
-		rc = -pthread_create(&l->thread, NULL, i < URGENT_LOOPS ? loop_main : bulk_main, l);
+		rc = -pthread_create(&l->thread, NULL, i < URGENT_LOOPS ? urgent_main : bulk_main, l);
 		if (rc) {
 			l->thread = 0;
 			return lp_err_sys(err, rc, "cannot start a thread");

@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/prio.h"
 #include "source/remote_int.h"
 
 #define MS UINT64_C(1000000)
@@ -27,6 +28,8 @@
 /* So many requests are written with one call. */
 #define BATCH 16
 #define REQUEST_BYTES 64
+/* Of bulk, at once. */
+#define RECV_MAX ((size_t)64 << 10)
 
 static void list_init(struct want_list *q)
 {
@@ -210,7 +213,8 @@ static int take(struct link *l, void *p, size_t n)
 			if (k > 0)
 				l->in_fill = k;
 		} else {
-			k = lp_stream_recv(&l->s, to, n);
+			/* A thread in the kernel holds its CPU until it is done: urgent ones wait no longer than this. */
+			k = lp_stream_recv(&l->s, to, n < RECV_MAX ? n : RECV_MAX);
 			if (k > 0) {
 				to += k;
 				n -= k;
@@ -530,6 +534,10 @@ void *link_main(void *arg)
 	size_t at;
 	int rc;
 
+	if (l->role == LP_ROLE_URGENT)
+		lp_prio_urgent();
+	else
+		lp_prio_bulk();
 	while (!atomic_load(&r->closing)) {
 		pthread_mutex_lock(&r->lock);
 		if (!pick(l, &at, &when)) {

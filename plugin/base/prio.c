@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "restore/prio.h"
+#include "base/prio.h"
 
 /* struct sched_attr of the kernel; not in the C library of Debian 12. */
 struct attr {

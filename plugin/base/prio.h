@@ -4,8 +4,8 @@
  * tasks come first, then bulk: by slices, not by weight, so that bulk keeps its
  * share of a busy machine and never starves while it holds a gate.
  */
-#ifndef LP_RESTORE_PRIO_H
-#define LP_RESTORE_PRIO_H
+#ifndef LP_BASE_PRIO_H
+#define LP_BASE_PRIO_H
 
 /* The calling thread does bulk: whoever wakes up on its CPU may have it at once. */
 void lp_prio_bulk(void);
