@@ -23,7 +23,8 @@
 #include "source/remote.h"
 
 struct opts {
-	const char *images_dir, *work_dir, *log_file, *pidfile;
+	const char *images_dir, *work_dir, *log_file, *pidfile, *trace_file;
+	struct lp_recorder *trace;
 	int status_fd, verbosity;
 	bool daemon, background, page_server;
 	unsigned workers;
@@ -49,6 +50,7 @@ static void usage(FILE *f)
 	      "      --pidfile FILE     write the daemon's pid\n"
 	      "      --status-fd N      write one zero byte there when ready\n"
 	      "      --workers N        threads of the background fill (default: CPUs, at most 4)\n"
+	      "      --trace FILE       record all that happens, for `lazypages trace`\n"
 	      "      --no-background    fill only what the tasks touch\n"
 	      "      --from URL         pages from `lazypages serve`: lazypages://HOST:PORT/NAME or\n"
 	      "                         unix:PATH:NAME; repeated: other servers with the same checkpoint.\n"
@@ -70,6 +72,7 @@ enum {
 	OPT_FROM,
 	OPT_COMPRESS,
 	OPT_TIMEOUT,
+	OPT_TRACE,
 	OPT_REMOTE, /* --address and all that only matter with --page-server */
 };
 
@@ -120,6 +123,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "from", required_argument, NULL, OPT_FROM },
 		{ "compress", required_argument, NULL, OPT_COMPRESS },
 		{ "timeout", required_argument, NULL, OPT_TIMEOUT },
+		{ "trace", required_argument, NULL, OPT_TRACE },
 		{ "address", required_argument, NULL, OPT_REMOTE },
 		{ "port", required_argument, NULL, OPT_REMOTE },
 		{ "tls", no_argument, NULL, OPT_REMOTE },
@@ -202,6 +206,9 @@ static int parse(int argc, char **argv, struct opts *o)
 				return -EINVAL;
 			}
 			o->timeout_ms = v * 1000;
+			break;
+		case OPT_TRACE:
+			o->trace_file = optarg;
 			break;
 		case OPT_NO_BACKGROUND:
 			o->background = false;
@@ -327,6 +334,7 @@ static int serve(const struct opts *o, const struct lp_images *im, struct lp_sou
 		.workers = o->workers,
 		.background = o->background,
 		.progress = !o->daemon && isatty(2),
+		.trace = o->trace,
 	};
 	struct lp_restore_stats stats = { 0 };
 	int rc;
@@ -419,6 +427,8 @@ int cmd_daemon(int argc, char **argv)
 			lp_err_sys(&err, rc, "%s", o.log_file);
 		logging = !rc && o.log_file;
 	}
+	if (!rc && o.trace_file)
+		rc = lp_recorder_open(o.trace_file, &o.trace, &err);
 	if (!rc)
 		rc = open_source(&o, dir, &im, &src, &err);
 	if (!rc) {
@@ -455,6 +465,7 @@ out:
 		if (logging)
 			pr_err("%s", err.msg);
 	}
+	lp_recorder_close(o.trace);
 	if (src)
 		src->ops->close(src);
 	lp_images_close(im);

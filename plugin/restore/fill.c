@@ -47,7 +47,7 @@ static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src,
 		uint64_t addr = lp_flight_head(f)->addr;
 
 		n = min_u64(n, len);
-		rc = lp_uffd_copy(mm->fd, addr, src, n, &done);
+		rc = mm_copy(mm, f, addr, src, n, &done);
 		step = done;
 		atomic_fetch_add_explicit(count, done, memory_order_relaxed);
 		if (!rc) {
@@ -59,7 +59,7 @@ static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src,
 			if (n - done > LP_PAGE_SIZE) {
 				n = ((n - done) / 2 + LP_PAGE_SIZE - 1) & ~(LP_PAGE_SIZE - 1);
 			} else {
-				rc = lp_uffd_copy(mm->fd, addr + done, src + done, LP_PAGE_SIZE, &done);
+				rc = mm_copy(mm, f, addr + done, src + done, LP_PAGE_SIZE, &done);
 				if (rc == -ENOENT) {
 					pr_debug("%d.%u: no place for 0x%" PRIx64 " any more", mm->pid, mm->id,
 						 addr + step);
@@ -74,11 +74,11 @@ static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src,
 		} else {
 stop:
 			if (step)
-				lp_flight_advance(f, step);
+				eng_advance(f, step);
 			return rc;
 		}
 		if (step)
-			lp_flight_advance(f, step);
+			eng_advance(f, step);
 		src += step;
 		len -= step;
 	}
@@ -130,7 +130,7 @@ void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj)
 		mm->warned_source = true;
 		mm->backoff = 1000 * MS;
 	}
-	lp_space_stall(mm->space, now + mm->backoff);
+	eng_stall(mm->space, now + mm->backoff);
 	pthread_cond_signal(&r->bulk_cond); /* a sleeping worker may not know of what has come back */
 	if (!mm->retry_at || mm->retry_at < now)
 		mm->retry_at = now + mm->backoff;
@@ -144,7 +144,7 @@ void mm_gone(struct lp_mm *mm)
 	pthread_mutex_lock(&r->lock);
 	if (!lp_space_dead(mm->space)) {
 		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
-		lp_space_exit(mm->space);
+		eng_exit(mm->space);
 	}
 	pthread_mutex_unlock(&r->lock);
 	lp_gate_leave_alone(&mm->gate);
@@ -154,7 +154,7 @@ void flight_finish(struct lp_restore *r, struct lp_flight *f)
 {
 	const struct timespec pause = { .tv_nsec = 10 * MS };
 
-	while (lp_flight_finish(f)) {
+	while (eng_finish(f)) {
 		pthread_mutex_unlock(&r->lock);
 		nanosleep(&pause, NULL);
 		pthread_mutex_lock(&r->lock);
@@ -226,7 +226,7 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			 * only wakes it sooner, so not when nobody faults.
 			 */
 			if (at.len <= CHUNK_FAULTS)
-				lp_uffd_wake(mm->fd, at.addr, at.len);
+				mm_wake(r, mm->fd, mm->id, at.addr, at.len);
 			/* Somebody else has just looked. */
 			if (lp_now() - atomic_load_explicit(&r->last_pass, memory_order_relaxed) > PASS_NS)
 				reader_pass(rd);
@@ -236,6 +236,7 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			lp_gate_leave(&mm->gate);
 			busy_end(r);
 			rc = src->ops->map(src, w, at.obj, at.img, left);
+			record_source(r, LP_HOW_MAP, at.obj, at.img, left, rc);
 			busy_begin(r);
 			if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
 				rc = -EIO; /* these mean something else for a fill */
@@ -275,13 +276,14 @@ void *bulk_main(void *arg)
 	rd->r = r;
 	rd->nwakes = 0;
 	lp_prio_bulk();
+	lp_recorder_thread(LP_BY_BULK);
 	pthread_mutex_lock(&r->lock);
 	while (!r->stopping) {
 		when = LP_NEVER;
 		rc = -EAGAIN;
 		/* Before CRIU has registered everything it would only fight with CRIU for locks and CPUs. */
 		if ((r->conf->background || r->hurry) && !r->failed && !r->fatal && atomic_load(&r->armed))
-			rc = lp_engine_next(r->engine, FLIGHT_BYTES, FLIGHT_PIECES, lp_now(), &f, &when);
+			rc = eng_next(r, FLIGHT_BYTES, FLIGHT_PIECES, lp_now(), &f, &when);
 		if (rc == -ENOMEM)
 			when = lp_now() + 10 * MS;
 		if (rc) {
@@ -331,6 +333,7 @@ static void urgent_fill(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf)
 			break;
 		at.len = min_u64(at.len, CHUNK);
 		rc = src->ops->read(src, at.obj, at.img, buf, at.len);
+		record_source(r, LP_HOW_READ, at.obj, at.img, at.len, rc);
 		if (rc) {
 			if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
 				rc = -EIO;
@@ -346,7 +349,7 @@ static void urgent_fill(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf)
 			rc = fill_chunk(mm, f, buf + skip, at.len, &r->filled_urgent);
 		}
 		lp_gate_leave(&mm->gate);
-		lp_uffd_wake(mm->fd, at.addr, at.len);
+		mm_wake(r, mm->fd, mm->id, at.addr, at.len);
 	}
 	if (rc == -ESRCH)
 		mm_gone(mm);
@@ -366,6 +369,7 @@ void *urgent_main(void *arg)
 		abort();
 	}
 	lp_prio_urgent();
+	lp_recorder_thread(LP_BY_URGENT);
 	pthread_mutex_lock(&r->lock);
 	while (!r->stopping) {
 		u = r->urgent_head;

@@ -78,6 +78,7 @@ struct urgent {
 struct lp_restore {
 	const struct lp_restore_conf *conf;
 	struct lp_source *source;
+	struct lp_recorder *trace; /* NULL: none is made */
 
 	pthread_mutex_t role, lock;
 	pthread_cond_t bulk_cond, urgent_cond, idle_cond; /* on CLOCK_MONOTONIC */
@@ -143,6 +144,7 @@ struct lp_reader {
 	struct lp_restore *r;
 	struct wake {
 		int fd;
+		unsigned id; /* of the mm */
 		uint64_t addr, len;
 	} wakes[64]; /* due when role and gate are left */
 	unsigned nwakes;
@@ -196,5 +198,14 @@ int lp_exits_fd(struct lp_exits *x);
 /* Read what is there; true when some task of the machine may have ended or called exec. */
 bool lp_exits_read(struct lp_exits *x);
 void lp_exits_close(struct lp_exits *x);
+
+/* Nobody calls the engine or the kernel past the trace. */
+#include "restore/calls.h"
+#pragma GCC poison lp_flight_advance lp_flight_finish lp_space_add_dontfork lp_space_add_extent
+#pragma GCC poison lp_space_add_missing lp_space_add_wiped lp_space_answered lp_space_defer lp_space_exit
+#pragma GCC poison lp_space_fault lp_space_fork lp_space_free lp_space_new lp_space_next_deferred
+#pragma GCC poison lp_space_next_wake lp_space_remap lp_space_remove lp_space_settled lp_space_stall
+#pragma GCC poison lp_space_unmap
+#pragma GCC poison lp_engine_next lp_uffd_copy lp_uffd_zero lp_uffd_wake lp_uffd_probe
 
 #endif

@@ -37,7 +37,7 @@ static void wake_flush(struct lp_reader *rd)
 	 * which is harmless; any other file refuses.
 	 */
 	for (i = 0; i < rd->nwakes; i++)
-		lp_uffd_wake(rd->wakes[i].fd, rd->wakes[i].addr, rd->wakes[i].len);
+		mm_wake(rd->r, rd->wakes[i].fd, rd->wakes[i].id, rd->wakes[i].addr, rd->wakes[i].len);
 	rd->nwakes = 0;
 }
 
@@ -45,7 +45,7 @@ static void wake_later(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr, ui
 {
 	if (rd->nwakes == sizeof(rd->wakes) / sizeof(rd->wakes[0]))
 		wake_flush(rd);
-	rd->wakes[rd->nwakes++] = (struct wake){ mm->fd, addr, len };
+	rd->wakes[rd->nwakes++] = (struct wake){ mm->fd, mm->id, addr, len };
 }
 
 struct lp_mm *mm_new(struct lp_restore *r, int fd, int32_t pid)
@@ -96,7 +96,10 @@ int mm_there(void *host, uint64_t start, uint64_t len)
 	int rc = lp_uffd_there(mm->fd, start, len);
 
 	/* Two in a row, as in fill_chunk(): a change may begin between the kernel's two looks. */
-	return rc ? rc : lp_uffd_there(mm->fd, start, len);
+	if (!rc)
+		rc = lp_uffd_there(mm->fd, start, len);
+	RECORD_MM(mm, LP_REC_THERE, start, len, (int64_t)rc);
+	return rc;
 }
 
 void mm_free(struct lp_mm *mm)
@@ -107,7 +110,7 @@ void mm_free(struct lp_mm *mm)
 	if (mm->next)
 		mm->next->pprev = mm->pprev;
 	r->nmms--;
-	lp_space_free(mm->space);
+	eng_space_free(mm->space);
 	close(mm->fd); /* leaves the epoll set by itself: nobody else has it open */
 	if (mm->pidfd >= 0)
 		close(mm->pidfd);
@@ -119,7 +122,7 @@ void mm_free(struct lp_mm *mm)
 static void defer(struct lp_mm *mm, uint64_t addr, int why, uint64_t img, uint32_t obj)
 {
 	pthread_mutex_lock(&mm->r->lock);
-	if (lp_space_defer(mm->space, addr))
+	if (eng_defer(mm->space, addr))
 		lose_tree(mm->r, mm, "out of memory for a waiting fault");
 	after_failure(mm, why, img, obj);
 	pthread_mutex_unlock(&mm->r->lock);
@@ -130,7 +133,7 @@ static void gone(struct lp_mm *mm)
 	pthread_mutex_lock(&mm->r->lock);
 	if (!lp_space_dead(mm->space))
 		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
-	lp_space_exit(mm->space);
+	eng_exit(mm->space);
 	mm->r->again = true; /* its children are young no more */
 	pthread_mutex_unlock(&mm->r->lock);
 }
@@ -141,7 +144,7 @@ static void answer_zero(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 	uint64_t done;
 	int rc;
 
-	rc = lp_uffd_zero(mm->fd, addr, LP_PAGE_SIZE, &done);
+	rc = mm_zero(mm, addr, LP_PAGE_SIZE, &done);
 	switch (rc) {
 	case 0:
 		atomic_fetch_add_explicit(&r->zero_faults, 1, memory_order_relaxed);
@@ -164,7 +167,7 @@ static void answer_zero(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 	}
 	wake_later(rd, mm, addr, LP_PAGE_SIZE);
 	pthread_mutex_lock(&r->lock);
-	lp_space_answered(mm->space, addr);
+	eng_answered(mm->space, addr);
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -175,6 +178,7 @@ static void answer_fill(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight
 	int rc;
 
 	rc = r->source->ops->try_read(r->source, at.obj, at.img, rd->buf, at.len);
+	record_source(r, LP_HOW_TRY, at.obj, at.img, at.len, rc);
 	if (rc == -EAGAIN) {
 		pthread_mutex_lock(&r->lock);
 		rc = urgent_push(r, f);
@@ -205,9 +209,9 @@ static void answer(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 	int rc;
 
 	pthread_mutex_lock(&r->lock);
-	rc = lp_space_fault(mm->space, addr, READAHEAD, &verdict, &f);
+	rc = eng_fault(mm->space, addr, READAHEAD, &verdict, &f);
 	if (rc && !lp_space_broken(mm->space)) {
-		if (lp_space_defer(mm->space, addr))
+		if (eng_defer(mm->space, addr))
 			lose_tree(r, mm, "out of memory for a fault");
 		after_failure(mm, -ENOMEM, 0, 0);
 	}
@@ -230,7 +234,7 @@ static int on_fork(struct lp_mm *mm, int fd)
 	struct lp_mm *child = mm_new(r, fd, mm->pid);
 	int rc;
 
-	rc = child ? lp_space_fork(mm->space, child, &child->space) : -ENOMEM;
+	rc = child ? eng_fork(mm->space, child, &child->space) : -ENOMEM;
 	if (rc) {
 		/* @fd stays open, and this process with it: the child must wait, not read zeros. */
 		r->orphans++;
@@ -256,31 +260,32 @@ static void on_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_m
 	case UFFD_EVENT_REMAP:
 		pr_debug("%d.%u: remap 0x%" PRIx64 " -> 0x%" PRIx64 " len 0x%" PRIx64, mm->pid, mm->id,
 			 (uint64_t)m->arg.remap.from, (uint64_t)m->arg.remap.to, (uint64_t)m->arg.remap.len);
-		rc = lp_space_remap(mm->space, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
+		rc = eng_remap(mm->space, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
 		r->remaps++;
 		break;
 	case UFFD_EVENT_REMOVE:
 		pr_debug("%d.%u: remove 0x%" PRIx64 "-0x%" PRIx64, mm->pid, mm->id, (uint64_t)m->arg.remove.start,
 			 (uint64_t)m->arg.remove.end);
-		rc = lp_space_remove(mm->space, m->arg.remove.start, m->arg.remove.end);
+		rc = eng_remove(mm->space, m->arg.remove.start, m->arg.remove.end);
 		r->removes++;
 		break;
 	case UFFD_EVENT_UNMAP:
 		pr_debug("%d.%u: unmap 0x%" PRIx64 "-0x%" PRIx64, mm->pid, mm->id, (uint64_t)m->arg.remove.start,
 			 (uint64_t)m->arg.remove.end);
-		rc = lp_space_unmap(mm->space, m->arg.remove.start, m->arg.remove.end);
+		rc = eng_unmap(mm->space, m->arg.remove.start, m->arg.remove.end);
 		r->unmaps++;
 		break;
 	default:
+		RECORD_MM(mm, LP_REC_UNKNOWN, m->event);
 		pr_warn("%d.%u: unknown userfaultfd event 0x%x, left alone: a newer kernel?", mm->pid, mm->id,
 			m->event);
 	}
 	if (rc)
 		lose_tree(r, mm, strerror(-rc));
-	while (lp_space_next_wake(mm->space, &addr))
+	while (eng_next_wake(mm->space, &addr))
 		wake_later(rd, mm, addr, LP_PAGE_SIZE);
 	/* What the change refused may go on as soon as the task has run. */
-	lp_space_stall(mm->space, now);
+	eng_stall(mm->space, now);
 	mm->retry_at = now;
 	mm->backoff = 0;
 	pthread_cond_broadcast(&r->bulk_cond);
@@ -296,7 +301,7 @@ static int probe_mm(struct lp_mm *mm)
 	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
 		addr += LP_PAGE_SIZE;
 	pthread_mutex_unlock(&mm->r->lock);
-	return lp_uffd_probe(mm->fd, addr);
+	return mm_probe(mm, addr);
 }
 
 /*
@@ -323,11 +328,11 @@ static void settle(struct lp_reader *rd, struct lp_mm *mm)
 	if (rc)
 		return;
 	pthread_mutex_lock(&r->lock);
-	rc = lp_space_settled(mm->space);
+	rc = eng_settled(mm->space);
 	if (!rc) {
-		while (lp_space_next_wake(mm->space, &addr))
+		while (eng_next_wake(mm->space, &addr))
 			wake_later(rd, mm, addr, LP_PAGE_SIZE);
-		lp_space_stall(mm->space, 0);
+		eng_stall(mm->space, 0);
 		mm->retry_at = 0; /* faults to answer */
 		mm->backoff = 0;
 		mm->check = true;
@@ -397,10 +402,13 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
 		}
 		nfaults = 0;
 		for (i = 0; i < n / sizeof(msgs[0]); i++) {
-			if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
+			if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
+				RECORD_MM(mm, LP_REC_PAGEFAULT, msgs[i].arg.pagefault.address,
+					  msgs[i].arg.pagefault.flags, msgs[i].arg.pagefault.feat.ptid);
 				msgs[nfaults++] = msgs[i];
-			else
+			} else {
 				on_event(rd, mm, &msgs[i]);
+			}
 		}
 		if (n < (ssize_t)sizeof(msgs))
 			settle(rd, mm);
@@ -431,7 +439,7 @@ static void retry_deferred(struct lp_reader *rd, struct lp_mm *mm)
 	do {
 		n = 0;
 		pthread_mutex_lock(&rd->r->lock);
-		while (n < MESSAGES && lp_space_next_deferred(mm->space, &addrs[n]))
+		while (n < MESSAGES && eng_next_deferred(mm->space, &addrs[n]))
 			n++;
 		mm->retry_at = 0;
 		pthread_mutex_unlock(&rd->r->lock);
@@ -561,6 +569,7 @@ void *reader_main(void *arg)
 	rd->nwakes = 0;
 	/* Refused fills are retried after microseconds; the default slack is 50 of them. */
 	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
+	lp_recorder_thread(LP_BY_READER);
 	lp_prio_urgent();
 	while (!stop) {
 		if (atomic_load(&r->busy)) {

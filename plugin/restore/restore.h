@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "images/images.h"
+#include "restore/recorder.h"
 #include "source/source.h"
 
 struct lp_restore_conf {
@@ -19,6 +20,7 @@ struct lp_restore_conf {
 	unsigned workers;		/* threads of the background fill, at least 1 */
 	bool background;		/* false: only what tasks fault on */
 	bool progress;			/* a progress line on stderr */
+	struct lp_recorder *trace;	/* borrowed likewise, started and stopped; NULL: none */
 };
 
 struct lp_restore_stats {

@@ -82,6 +82,9 @@ enum lp_rec_mark {
 	LP_MARK_LOST = 4,   /* the tasks had to be killed */
 };
 
+/* The thread of a record: role in the high byte, and which of them in the low one. */
+enum lp_rec_role { LP_BY_MAIN, LP_BY_READER, LP_BY_URGENT, LP_BY_BULK };
+
 enum lp_rec_how { LP_HOW_TRY = 1, LP_HOW_READ = 2, LP_HOW_MAP = 3 };
 
 /* What a field is, for those who print it or sift by it. */
