@@ -54,7 +54,7 @@ struct list {
 struct opts {
 	struct list threads, workers, delays, size, tasks;
 	uint64_t seconds, runs, seed, ops, deadline;
-	const char *daemon, *keep;
+	const char *daemon, *keep, *trace;
 	bool wipe, dontfork, no_dontfork, merges, bare, eager, no_background, verbose, keep_going;
 };
 
@@ -378,7 +378,14 @@ static void start_daemon(struct run *r)
 		char status_fd[16];
 		const char *argv[] = { r->o->daemon, "daemon", "-D", r->dir, "-W", r->dir, "-o", "daemon.log",
 				       r->logs ? "-v4" : "-v2", "--workers", workers, "--status-fd", status_fd,
-				       r->background ? NULL : "--no-background", NULL };
+				       r->background ? NULL : "--no-background", NULL, NULL, NULL };
+
+		for (i = 0; argv[i];)
+			i++;
+		if (r->o->trace) {
+			argv[i++] = "--trace";
+			argv[i] = "trace";
+		}
 
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		setpgid(0, 0);
@@ -548,6 +555,26 @@ static void check_stderr(struct run *r)
 	ib_free(&b);
 }
 
+/* The trace, replayed, shows no difference; the last one is kept in --trace FILE. */
+static void check_trace(struct run *r)
+{
+	char cmd[1000];
+	int rc;
+
+	snprintf(cmd, sizeof(cmd), "'%s' trace --replay '%s/trace' > '%s/replay' 2>&1", r->o->daemon, r->dir, r->dir);
+	rc = system(cmd);
+	snprintf(cmd, sizeof(cmd), "cp '%s/trace' '%s'", r->dir, r->o->trace);
+	if (system(cmd))
+		failed(r, "cannot keep the trace as %s", r->o->trace);
+	snprintf(cmd, sizeof(cmd), "%s/replay", r->dir);
+	if (rc) {
+		copy_proc(stderr, cmd);
+		failed(r, "the replay of its trace, now %s, says otherwise", r->o->trace);
+	} else if (r->o->verbose) {
+		copy_proc(stderr, cmd);
+	}
+}
+
 static void judge(struct run *r)
 {
 	struct oracle_shared *sh = &r->st->sh;
@@ -564,6 +591,8 @@ static void judge(struct run *r)
 		failed(r, "the daemon ended with wait status 0x%x", r->daemon_status);
 	if (r->daemon > 0)
 		check_stderr(r);
+	if (r->daemon > 0 && r->o->trace)
+		check_trace(r);
 }
 
 /* True if it hangs. */
@@ -669,7 +698,7 @@ static void parse(int argc, char **argv, struct opts *o)
 {
 	enum { SECONDS, RUNS, SEED, THREADS, WORKERS, SIZE, DELAYS, DAEMON, TASKS, OPS, DEADLINE, KEEP, WIPE, EAGER,
 	       VERBOSE, NO_BACKGROUND, KEEP_GOING, DONTFORK, NO_DONTFORK, MERGES,
-	       BARE };
+	       BARE, TRACE };
 	static const struct option longs[] = {
 		{ "seconds", 1, NULL, SECONDS }, { "runs", 1, NULL, RUNS }, { "seed", 1, NULL, SEED },
 		{ "threads", 1, NULL, THREADS }, { "workers", 1, NULL, WORKERS }, { "size", 1, NULL, SIZE },
@@ -680,7 +709,7 @@ static void parse(int argc, char **argv, struct opts *o)
 		{ "dontfork", 0, NULL, DONTFORK },
 		{ "no-dontfork", 0, NULL, NO_DONTFORK },
 		{ "merges", 0, NULL, MERGES },
-		{ "merges", 0, NULL, MERGES }, { "bare", 0, NULL, BARE }, { NULL, 0, NULL, 0 },
+		{ "merges", 0, NULL, MERGES }, { "bare", 0, NULL, BARE }, { "trace", 1, NULL, TRACE }, { NULL, 0, NULL, 0 },
 	};
 	int c;
 
@@ -699,6 +728,7 @@ static void parse(int argc, char **argv, struct opts *o)
 		case DEADLINE: o->deadline = strtoull(optarg, NULL, 0); break;
 		case KEEP: o->keep = optarg; break;
 		case WIPE: o->wipe = true; break;
+		case TRACE: o->trace = optarg; break;
 		case EAGER: o->eager = true; break;
 		case VERBOSE: o->verbose = true; break;
 		case NO_BACKGROUND: o->no_background = true; break;
@@ -713,6 +743,7 @@ static void parse(int argc, char **argv, struct opts *o)
 			      "  [--daemon PATH] [--deadline SECONDS] [--keep DIR] [--keep-going]\n"
 			      "  [--no-background] [--wipe] [--dontfork] [--no-dontfork (nor in the image)] [--bare]\n"
 			      "  [--merges (a fixed program: do split mappings merge again?)]\n"
+			      "  [--trace FILE (record each run there, and replay it)]\n"
 			      "  [--eager (no daemon)] [--verbose (log of -v4)]\n", stderr);
 			exit(2);
 		}
