@@ -244,6 +244,7 @@ static void on_signal(struct waiting *w, struct lp_err *err, int *result)
 
 	if (read(w->sig_fd, &si, sizeof(si)) != sizeof(si))
 		return;
+	RECORD(r, LP_REC_MARK, LP_MARK_SIGNAL, si.ssi_signo);
 	if (!w->accepted) {
 		set_failed(w, result, lp_err(err, -EINTR, "signal %u before CRIU came", si.ssi_signo));
 		return;
@@ -253,7 +254,6 @@ static void on_signal(struct waiting *w, struct lp_err *err, int *result)
 		pr_warn("signal %u: the restored tasks need their pages; filling the rest first, then leaving",
 			si.ssi_signo);
 	r->hurry = true;
-	RECORD(r, LP_REC_MARK, LP_MARK_SIGNAL, si.ssi_signo);
 	pthread_cond_broadcast(&r->bulk_cond);
 	pthread_mutex_unlock(&r->lock);
 }

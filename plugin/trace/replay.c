@@ -163,14 +163,16 @@ static int note_answer(struct lp_replay *p, const struct lp_rec *r)
 static int check_answers(struct lp_replay *p)
 {
 	size_t n = p->nanswers, asked = p->asked;
-	const struct answer *a = &p->answers[asked];
+	const struct answer *a = n ? &p->answers[asked] : NULL;
+	const char *question = p->question;
 
 	p->nanswers = p->asked = 0;
-	if (p->question)
+	p->question = NULL;
+	if (question)
 		return say(p, LP_REPLAY_DIFFERS,
 			   "the engine asks whether space #%" PRIu64 " has 0x%" PRIx64 " len %" PRIu64
 			   "; the trace has %s question there",
-			   p->q_space, p->q_start, p->q_len, p->question);
+			   p->q_space, p->q_start, p->q_len, question);
 	if (asked < n)
 		return say(p, LP_REPLAY_DIFFERS,
 			   "the trace has a question whether space #%" PRIu64 " has 0x%" PRIx64 " len %" PRIu64
@@ -595,9 +597,12 @@ static int step(struct lp_replay *p, const struct lp_rec *r)
 	case LP_REC_SOURCE:
 		return 0;
 	case LP_REC_COPY:
-		return copy(p, r);
 	case LP_REC_ADVANCE:
-		return advance(p, r);
+		/* Of the same flight it is by the same thread, so its pieces are known. */
+		rc = p->claimed && lp_flight_id(p->claimed) == r->v[1] ? check_pieces(p) : 0;
+		if (rc)
+			return rc;
+		return r->type == LP_REC_COPY ? copy(p, r) : advance(p, r);
 	case LP_REC_PIECE:
 		return piece(p, r);
 	}

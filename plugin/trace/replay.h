@@ -27,7 +27,8 @@ struct lp_replay *lp_replay_new(void);
 void lp_replay_free(struct lp_replay *p);
 /*
  * The next record. -EINVAL: no daemon can have written it here; -ENOMEM. With
- * anything but 0 @why tells in one line, and no further record may follow.
+ * anything but 0 @why tells in one line. To go on then is safe, but shows only
+ * what comes of it.
  */
 int lp_replay_step(struct lp_replay *p, const struct lp_rec *r, char *why, size_t len);
 void lp_replay_stats(const struct lp_replay *p, struct lp_replay_stats *s);

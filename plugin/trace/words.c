@@ -141,7 +141,9 @@ static void message_words(const struct lp_rec *r, char *buf)
 		break;
 	case LP_REC_UNKNOWN:
 		SAY("read(uffd) = {unknown event " X "}, left alone", v[1]);
-		break;
+		return;
+	default:
+		return;
 	}
 	if (*rc) {
 		size_t n = strlen(buf);

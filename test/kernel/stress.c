@@ -54,7 +54,7 @@ struct list {
 struct opts {
 	struct list threads, workers, delays, size, tasks;
 	uint64_t seconds, runs, seed, ops, deadline;
-	const char *daemon, *keep, *trace;
+	const char *daemon, *keep, *trace, *trace_to;
 	bool wipe, dontfork, no_dontfork, merges, bare, eager, no_background, verbose, keep_going;
 };
 
@@ -382,9 +382,9 @@ static void start_daemon(struct run *r)
 
 		for (i = 0; argv[i];)
 			i++;
-		if (r->o->trace) {
+		if (r->o->trace || r->o->trace_to) {
 			argv[i++] = "--trace";
-			argv[i] = "trace";
+			argv[i] = r->o->trace_to ? r->o->trace_to : "trace";
 		}
 
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -698,7 +698,7 @@ static void parse(int argc, char **argv, struct opts *o)
 {
 	enum { SECONDS, RUNS, SEED, THREADS, WORKERS, SIZE, DELAYS, DAEMON, TASKS, OPS, DEADLINE, KEEP, WIPE, EAGER,
 	       VERBOSE, NO_BACKGROUND, KEEP_GOING, DONTFORK, NO_DONTFORK, MERGES,
-	       BARE, TRACE };
+	       BARE, TRACE, TRACE_TO };
 	static const struct option longs[] = {
 		{ "seconds", 1, NULL, SECONDS }, { "runs", 1, NULL, RUNS }, { "seed", 1, NULL, SEED },
 		{ "threads", 1, NULL, THREADS }, { "workers", 1, NULL, WORKERS }, { "size", 1, NULL, SIZE },
@@ -709,7 +709,8 @@ static void parse(int argc, char **argv, struct opts *o)
 		{ "dontfork", 0, NULL, DONTFORK },
 		{ "no-dontfork", 0, NULL, NO_DONTFORK },
 		{ "merges", 0, NULL, MERGES },
-		{ "merges", 0, NULL, MERGES }, { "bare", 0, NULL, BARE }, { "trace", 1, NULL, TRACE }, { NULL, 0, NULL, 0 },
+		{ "merges", 0, NULL, MERGES }, { "bare", 0, NULL, BARE }, { "trace", 1, NULL, TRACE },
+		{ "trace-to", 1, NULL, TRACE_TO }, { NULL, 0, NULL, 0 },
 	};
 	int c;
 
@@ -728,6 +729,7 @@ static void parse(int argc, char **argv, struct opts *o)
 		case DEADLINE: o->deadline = strtoull(optarg, NULL, 0); break;
 		case KEEP: o->keep = optarg; break;
 		case WIPE: o->wipe = true; break;
+		case TRACE_TO: o->trace_to = optarg; break;
 		case TRACE: o->trace = optarg; break;
 		case EAGER: o->eager = true; break;
 		case VERBOSE: o->verbose = true; break;
@@ -743,7 +745,7 @@ static void parse(int argc, char **argv, struct opts *o)
 			      "  [--daemon PATH] [--deadline SECONDS] [--keep DIR] [--keep-going]\n"
 			      "  [--no-background] [--wipe] [--dontfork] [--no-dontfork (nor in the image)] [--bare]\n"
 			      "  [--merges (a fixed program: do split mappings merge again?)]\n"
-			      "  [--trace FILE (record each run there, and replay it)]\n"
+			      "  [--trace FILE (record and replay each run, keep the last)] [--trace-to FILE (only record)]\n"
 			      "  [--eager (no daemon)] [--verbose (log of -v4)]\n", stderr);
 			exit(2);
 		}
