@@ -13,6 +13,7 @@
  *   2. mm->gate  (see gate.h)
  *   3. r->lock   the engine, the list of mms, the urgent queue, everything in
  *                struct lp_restore and struct lp_mm that is not atomic
+ *   4. the recorder's own, see recorder.c
  * Nothing sleeps for a source while it holds any of them (but for pages that
  * left the page cache a moment ago), and tasks are woken when role and gate are
  * left: a woken task might take the CPU from us at once.
