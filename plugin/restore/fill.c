@@ -17,7 +17,6 @@
 #define MS UINT64_C(1000000)
 #define BACKOFF_MIN (20 * MS / 1000)
 #define BACKOFF_MAX (2 * MS)
-#define PASS_NS UINT64_C(10000)
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
@@ -83,17 +82,6 @@ stop:
 		len -= step;
 	}
 	return 0;
-}
-
-int fill_pieces(struct lp_mm *mm, struct lp_flight *f, const uint8_t *buf, uint64_t img, uint64_t len,
-		_Atomic uint64_t *count)
-{
-	const struct lp_piece *p;
-	int rc = 0;
-
-	while (!rc && (p = lp_flight_head(f)))
-		rc = fill_chunk(mm, f, buf + (p->img - img), min_u64(p->len, img + len - p->img), count);
-	return rc;
 }
 
 void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj)
@@ -227,7 +215,7 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			 */
 			if (at.len <= CHUNK_FAULTS)
 				mm_wake(r, mm->fd, mm->id, at.addr, at.len);
-			/* Somebody else has just looked. */
+			/* Unless somebody else has just looked. */
 			if (lp_now() - atomic_load_explicit(&r->last_pass, memory_order_relaxed) > PASS_NS)
 				reader_pass(rd);
 		} else {
@@ -274,7 +262,7 @@ void *bulk_main(void *arg)
 		abort();
 	}
 	rd->r = r;
-	rd->nwakes = 0;
+	rd->nwakes = rd->njobs = 0;
 	lp_prio_bulk();
 	lp_recorder_thread(LP_BY_BULK);
 	pthread_mutex_lock(&r->lock);
@@ -314,48 +302,78 @@ int urgent_push(struct lp_restore *r, struct lp_flight *f)
 	return 0;
 }
 
-static void urgent_fill(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf)
+/*
+ * One chunk of an urgent flight, through @buf of CHUNK bytes; then the threads
+ * that wait for it go on. True: the flight has ended, or @nowait and the urgent
+ * threads have it, since its bytes are not at hand.
+ */
+static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bool nowait)
 {
 	struct lp_restore *r = mm->r;
 	struct lp_source *src = r->source;
 	const struct lp_piece *p;
 	struct lp_piece at = { 0 };
+	bool more = false;
 	int rc = 0;
 
-	/* One piece at first; layout events may have cut or moved it. */
-	while (!rc) {
-		lp_gate_enter(&mm->gate);
-		p = lp_flight_head(f);
-		if (p)
-			at = *p;
-		lp_gate_leave(&mm->gate);
-		if (!p)
-			break;
-		at.len = min_u64(at.len, CHUNK);
-		rc = src->ops->read(src, at.obj, at.img, buf, at.len);
-		record_source(r, LP_HOW_READ, at.obj, at.img, at.len, rc);
-		if (rc) {
-			if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
-				rc = -EIO;
-			break;
-		}
-		lp_gate_enter(&mm->gate);
-		p = lp_flight_head(f);
-		if (p && p->obj == at.obj && p->img - at.img < at.len) {
-			uint64_t skip = p->img - at.img;
-
-			at.addr = p->addr;
-			at.len = min_u64(p->len, at.len - skip);
-			rc = fill_chunk(mm, f, buf + skip, at.len, &r->filled_urgent);
-		}
-		lp_gate_leave(&mm->gate);
-		mm_wake(r, mm->fd, mm->id, at.addr, at.len);
+	lp_gate_enter(&mm->gate);
+	p = lp_flight_head(f);
+	if (p)
+		at = *p;
+	lp_gate_leave(&mm->gate);
+	if (!p)
+		goto end;
+	at.len = min_u64(at.len, CHUNK);
+	rc = (nowait ? src->ops->try_read : src->ops->read)(src, at.obj, at.img, buf, at.len);
+	record_source(r, nowait ? LP_HOW_TRY : LP_HOW_READ, at.obj, at.img, at.len, rc);
+	if (rc == -EAGAIN && nowait) {
+		pthread_mutex_lock(&r->lock);
+		rc = urgent_push(r, f);
+		pthread_mutex_unlock(&r->lock);
+		if (!rc)
+			return true;
+		goto end;
 	}
+	if (rc) {
+		if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
+			rc = -EIO; /* these mean something else for a fill */
+		goto end;
+	}
+	/* Layout events may have cut or moved it in the meantime. */
+	lp_gate_enter(&mm->gate);
+	p = lp_flight_head(f);
+	if (p && p->obj == at.obj && p->img - at.img < at.len) {
+		uint64_t skip = p->img - at.img;
+
+		at.addr = p->addr;
+		at.len = min_u64(p->len, at.len - skip);
+		rc = fill_chunk(mm, f, buf + skip, at.len, &r->filled_urgent);
+	}
+	more = lp_flight_head(f);
+	lp_gate_leave(&mm->gate);
+	mm_wake(r, mm->fd, mm->id, at.addr, at.len);
+	if (!rc && more)
+		return false;
 	if (rc == -ESRCH)
 		mm_gone(mm);
+end:
 	pthread_mutex_lock(&r->lock);
 	flight_end(mm, f, rc, at.img, at.obj);
 	pthread_mutex_unlock(&r->lock);
+	return true;
+}
+
+void jobs_round(struct lp_reader *rd)
+{
+	unsigned i, n = 0;
+
+	for (i = 0; i < rd->njobs; i++) {
+		struct lp_flight *f = rd->jobs[i];
+
+		if (!urgent_chunk(lp_space_host(lp_flight_space(f)), f, rd->buf, true))
+			rd->jobs[n++] = f;
+	}
+	rd->njobs = n;
 }
 
 void *urgent_main(void *arg)
@@ -381,7 +399,8 @@ void *urgent_main(void *arg)
 		if (!r->urgent_head)
 			r->urgent_tail = &r->urgent_head;
 		pthread_mutex_unlock(&r->lock);
-		urgent_fill(lp_space_host(lp_flight_space(u->flight)), u->flight, buf);
+		while (!urgent_chunk(lp_space_host(lp_flight_space(u->flight)), u->flight, buf, false))
+			;
 		free(u);
 		pthread_mutex_lock(&r->lock);
 	}

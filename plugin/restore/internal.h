@@ -48,8 +48,10 @@
 /* Descriptors kept for the children of forks when all others are in use, and how many are given up at once. */
 #define RESERVE 64
 #define RESERVE_STEP 16
-/* Readahead of faults that come in sequence, at most: what one turn of the reader copies. */
-#define READAHEAD CHUNK
+/* Readahead of faults that come in sequence, at most; it is filled, and threads woken, chunk by chunk. */
+#define READAHEAD (UINT64_C(128) << 10)
+/* Threads that fill look for messages this often. */
+#define PASS_NS UINT64_C(10000)
 
 struct lp_restore;
 
@@ -148,7 +150,8 @@ struct lp_reader {
 		unsigned id; /* of the mm */
 		uint64_t addr, len;
 	} wakes[64]; /* due when role and gate are left */
-	unsigned nwakes;
+	struct lp_flight *jobs[64]; /* urgent flights to fill then, owned */
+	unsigned nwakes, njobs;
 	uint8_t buf[CHUNK];
 };
 
@@ -172,13 +175,8 @@ void mm_free(struct lp_mm *mm);
 /* fill.c */
 void *bulk_main(void *arg);
 void *urgent_main(void *arg);
-/*
- * Copy what is left of @f from @buf, which holds the object's bytes from @img
- * on for @len bytes. The gate must be held (shared or alone). Returns 0 or why
- * it stopped; drops what has no place any more.
- */
-int fill_pieces(struct lp_mm *mm, struct lp_flight *f, const uint8_t *buf, uint64_t img, uint64_t len,
-		_Atomic uint64_t *count);
+/* A chunk of each of @rd's jobs; those that have ended leave the list. Neither role, gate nor lock held. */
+void jobs_round(struct lp_reader *rd);
 /* A thread of the background begins or stops to be busy (see lp_restore.busy). */
 void busy_begin(struct lp_restore *r);
 void busy_end(struct lp_restore *r);

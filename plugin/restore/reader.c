@@ -27,6 +27,15 @@
 /* How long the waiting thread trusts busy bulk threads to look for messages. */
 #define WATCH_NS UINT64_C(500000)
 
+/*
+ * A thread inside a gate may have lost its CPU to a task that was just woken,
+ * and whoever waits for it wastes another. So this long, a little more than a
+ * short chunk takes; then on with the own work, and once more after the next
+ * chunk. But for no longer than INSIST_NS: then sleeping, until the gate is free.
+ */
+#define TRY_NS UINT64_C(8000)
+#define INSIST_NS UINT64_C(100000)
+
 static void wake_flush(struct lp_reader *rd)
 {
 	unsigned i;
@@ -171,33 +180,22 @@ static void answer_zero(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 	pthread_mutex_unlock(&r->lock);
 }
 
+/* Filled when role and gate are left: the gate held alone would stop all others for a copy. */
 static void answer_fill(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f)
 {
 	struct lp_restore *r = rd->r;
-	struct lp_piece at = *lp_flight_head(f);
 	int rc;
 
-	rc = r->source->ops->try_read(r->source, at.obj, at.img, rd->buf, at.len);
-	record_source(r, LP_HOW_TRY, at.obj, at.img, at.len, rc);
-	if (rc == -EAGAIN) {
-		pthread_mutex_lock(&r->lock);
-		rc = urgent_push(r, f);
-		pthread_mutex_unlock(&r->lock);
-		if (!rc)
-			return;
-	} else if (rc) {
-		if (rc == -ENOENT || rc == -ESRCH || rc == -ENOMEM)
-			rc = -EIO;
-	} else {
-		rc = fill_pieces(mm, f, rd->buf, at.img, at.len, &r->filled_urgent);
-		wake_later(rd, mm, at.addr, at.len);
+	if (rd->njobs < sizeof(rd->jobs) / sizeof(rd->jobs[0])) {
+		rd->jobs[rd->njobs++] = f;
+		return;
 	}
-	if (rc == -ESRCH)
-		gone(mm);
 	pthread_mutex_lock(&r->lock);
-	flight_finish(r, f);
-	if (rc && !lp_space_dead(mm->space))
-		after_failure(mm, rc, at.img, at.obj);
+	rc = urgent_push(r, f);
+	if (rc) {
+		flight_finish(r, f);
+		after_failure(mm, rc, 0, 0);
+	}
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -378,7 +376,7 @@ static bool is_pending(const struct lp_mm *mm)
  * the tasks of the events go on: so the events are applied before any of the
  * faults is answered. True when look_around() has something to do.
  */
-static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
+static bool read_mm(struct lp_reader *rd, struct lp_mm *mm, bool insist, bool *left)
 {
 	struct uffd_msg msgs[MESSAGES];
 	struct lp_restore *r = rd->r;
@@ -386,7 +384,12 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
 	ssize_t n;
 	size_t i, nfaults;
 
-	lp_gate_enter_alone(&mm->gate);
+	if (insist) {
+		lp_gate_enter_alone(&mm->gate);
+	} else if (!lp_gate_try_alone(&mm->gate, TRY_NS)) {
+		*left = true;
+		return false;
+	}
 	do {
 		lp_uffd_delay_point();
 		n = read(mm->fd, msgs, sizeof(msgs));
@@ -510,11 +513,12 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 	return due;
 }
 
-bool reader_pass(struct lp_reader *rd)
+/* Everything of reader_pass() that needs the role. */
+static bool read_all(struct lp_reader *rd)
 {
 	struct lp_restore *r = rd->r;
 	struct epoll_event ev[EVENTS];
-	bool look = false, probe;
+	bool look = false, probe, left = false, insist;
 	uint64_t now, word;
 	int n, i;
 
@@ -522,13 +526,15 @@ bool reader_pass(struct lp_reader *rd)
 		return false; /* somebody else is at it */
 	n = epoll_wait(r->epfd, ev, EVENTS, 0);
 	now = lp_now();
-	atomic_store_explicit(&r->last_pass, now, memory_order_relaxed);
+	insist = now - atomic_load_explicit(&r->last_pass, memory_order_relaxed) > INSIST_NS;
 	for (i = 0; i < n; i++) {
 		if (ev[i].data.ptr)
-			look |= read_mm(rd, ev[i].data.ptr);
+			look |= read_mm(rd, ev[i].data.ptr, insist, &left);
 		else if (read(r->kick_fd, &word, sizeof(word)) > 0)
 			look = true;
 	}
+	if (!left)
+		atomic_store_explicit(&r->last_pass, now, memory_order_relaxed);
 	probe = atomic_exchange(&r->probe_all, false) || now - r->probed > PROBE_NS;
 	if (probe)
 		r->probed = now;
@@ -537,6 +543,18 @@ bool reader_pass(struct lp_reader *rd)
 	pthread_mutex_unlock(&r->role);
 	wake_flush(rd);
 	return n > 0;
+}
+
+bool reader_pass(struct lp_reader *rd)
+{
+	bool any = read_all(rd);
+
+	while (rd->njobs) {
+		jobs_round(rd);
+		if (lp_now() - atomic_load_explicit(&rd->r->last_pass, memory_order_relaxed) > PASS_NS)
+			read_all(rd);
+	}
+	return any;
 }
 
 /* Sleep until there is a message, something is due, or PROBE_NS have passed. */
@@ -566,7 +584,7 @@ void *reader_main(void *arg)
 		abort();
 	}
 	rd->r = r;
-	rd->nwakes = 0;
+	rd->nwakes = rd->njobs = 0;
 	/* Refused fills are retried after microseconds; the default slack is 50 of them. */
 	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
 	lp_recorder_thread(LP_BY_READER);
