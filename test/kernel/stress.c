@@ -11,7 +11,6 @@
  * run, so one run is repeated with `--runs 1 --seed THAT` and the same lists. What a
  * failed run left is kept in a directory that is named.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -33,6 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "test/lib/hang.h"
 #include "test/lib/imgbuild.h"
 #include "test/lib/merges.h"
 #include "test/lib/oracle.h"
@@ -422,61 +422,6 @@ static bool poll_child(pid_t pid, bool *reaped, int *status)
 
 /* ---- A hang ------------------------------------------------------------------------ */
 
-static void copy_proc(FILE *out, const char *path)
-{
-	char buf[65536];
-	FILE *f = fopen(path, "re");
-	size_t n;
-
-	if (!f)
-		return;
-	fprintf(out, "--- %s\n", path);
-	while ((n = fread(buf, 1, sizeof(buf), f)) > 0)
-		fwrite(buf, 1, n, out);
-	fputc('\n', out);
-	fclose(f);
-}
-
-static void dump_process(FILE *out, pid_t pid)
-{
-	static const char *const files[] = { "wchan", "stack", "syscall", "status" };
-	char path[300];
-	struct dirent *e;
-	size_t i;
-	DIR *d;
-
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	d = opendir(path);
-	while (d && (e = readdir(d))) {
-		if (e->d_name[0] == '.')
-			continue;
-		for (i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
-			snprintf(path, sizeof(path), "/proc/%d/task/%.16s/%s", pid, e->d_name, files[i]);
-			copy_proc(out, path);
-		}
-	}
-	if (d)
-		closedir(d);
-	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
-	copy_proc(out, path);
-}
-
-/* All processes of the group @pgid: a task and the children it forked. */
-static void dump_group(FILE *out, pid_t pgid)
-{
-	DIR *d = opendir("/proc");
-	struct dirent *e;
-
-	while (d && (e = readdir(d))) {
-		pid_t pid = atoi(e->d_name);
-
-		if (pid > 0 && getpgid(pid) == pgid)
-			dump_process(out, pid);
-	}
-	if (d)
-		closedir(d);
-}
-
 static void dump_all(struct run *r)
 {
 	char path[300];
@@ -489,9 +434,9 @@ static void dump_all(struct run *r)
 		return;
 	for (i = 0; i < r->ntasks; i++)
 		if (r->tasks[i].pid > 0)
-			dump_group(f, r->tasks[i].pid);
+			hang_group(f, r->tasks[i].pid);
 	if (r->daemon > 0 && !r->daemon_reaped)
-		dump_process(f, r->daemon);
+		hang_process(f, r->daemon);
 	fclose(f);
 }
 
@@ -568,10 +513,10 @@ static void check_trace(struct run *r)
 		failed(r, "cannot keep the trace as %s", r->o->trace);
 	snprintf(cmd, sizeof(cmd), "%s/replay", r->dir);
 	if (rc) {
-		copy_proc(stderr, cmd);
+		hang_copy(stderr, cmd);
 		failed(r, "the replay of its trace, now %s, says otherwise", r->o->trace);
 	} else if (r->o->verbose) {
-		copy_proc(stderr, cmd);
+		hang_copy(stderr, cmd);
 	}
 }
 
@@ -708,7 +653,6 @@ static void parse(int argc, char **argv, struct opts *o)
 		{ "no-background", 0, NULL, NO_BACKGROUND }, { "keep-going", 0, NULL, KEEP_GOING },
 		{ "dontfork", 0, NULL, DONTFORK },
 		{ "no-dontfork", 0, NULL, NO_DONTFORK },
-		{ "merges", 0, NULL, MERGES },
 		{ "merges", 0, NULL, MERGES }, { "bare", 0, NULL, BARE }, { "trace", 1, NULL, TRACE },
 		{ "trace-to", 1, NULL, TRACE_TO }, { NULL, 0, NULL, 0 },
 	};
