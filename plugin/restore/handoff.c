@@ -135,6 +135,19 @@ static int build_space(struct lp_restore *r, const struct lp_task *t, uint32_t o
 	return 0;
 }
 
+bool mm_placed(struct lp_mm *mm)
+{
+	const struct lp_vma *v;
+
+	/* In no order that we know of: what is there stays, so none is asked for twice. */
+	for (; mm->placed < mm->task->nvmas; mm->placed++) {
+		v = &mm->task->vmas[mm->placed];
+		if (v->lazy && lp_uffd_there(mm->fd, v->start, v->end - v->start) <= 0)
+			return false;
+	}
+	return true;
+}
+
 static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, struct lp_err *err)
 {
 	const struct lp_images *im = r->conf->images;
@@ -158,6 +171,7 @@ static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, 
 	rc = mm ? build_space(r, t, obj, mm) : -ENOMEM;
 	if (!rc) {
 		mm->host_pid = host_pid;
+		mm->task = t;
 		if (host_pid > 0)
 			mm->pidfd = syscall(SYS_pidfd_open, host_pid, 0);
 		if (!r->t_first)

@@ -71,6 +71,8 @@ struct lp_mm {
 	bool warned_nomem, warned_source, warned_files;
 	bool check; /* the reader shall see whether it is complete or dead */
 	bool polled; /* in the epoll set; young children are not (lp_space_young()) */
+	const struct lp_task *task; /* whose VMAs CRIU is placing; NULL: it has placed all, or a child */
+	size_t placed; /* so many of them */
 };
 
 struct urgent {
@@ -140,6 +142,13 @@ struct handoff {
  * the restore is finished; -errno with @err: it failed.
  */
 int handoff_read(struct lp_restore *r, struct handoff *h, struct lp_err *err);
+
+/*
+ * Has CRIU placed and registered all VMAs of @mm? Before the task's first
+ * instruction, with some luck: asked every PLACED_NS. r->lock held.
+ */
+bool mm_placed(struct lp_mm *mm);
+#define PLACED_NS UINT64_C(300000)
 
 /* reader.c */
 /* What a thread needs to have the reader role now and then. */

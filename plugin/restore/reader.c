@@ -469,11 +469,18 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 	struct lp_restore *r = rd->r;
 	struct lp_mm *mm, *next;
 	uint64_t now = lp_now(), due = LP_NEVER;
-	bool armed;
+	bool armed, placing = false;
 
 	pthread_mutex_lock(&r->lock);
 	armed = r->armed || r->failed;
 	for (mm = r->mms; mm; mm = next) {
+		if (mm->task && (armed || mm_placed(mm))) {
+			/* Its first pages, before it runs: see prime() in handoff.c. */
+			mm->task = NULL;
+			mm->retry_at = 0;
+		} else if (mm->task) {
+			placing = true;
+		}
 		if (is_pending(mm) && mm->retry_at <= now) {
 			/* Only this thread frees mms, so the list survives the unlocking. */
 			pthread_mutex_unlock(&r->lock);
@@ -501,6 +508,13 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 			mm_free(mm);
 			r->again = true;
 		}
+	}
+	if (placing) {
+		/* At most a tenth of the time, however many tasks there are. */
+		uint64_t soon = lp_now(), took = soon - now;
+
+		soon += took * 10 > PLACED_NS ? took * 10 : PLACED_NS;
+		due = soon < due ? soon : due;
 	}
 	if (r->again)
 		due = now;
