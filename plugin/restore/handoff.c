@@ -158,7 +158,7 @@ static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, 
 	rc = mm ? build_space(r, t, obj, mm) : -ENOMEM;
 	if (!rc) {
 		mm->host_pid = host_pid;
-		if (host_pid > 0)
+		if (host_pid > 0 && r->spare_files)
 			mm->pidfd = syscall(SYS_pidfd_open, host_pid, 0);
 		if (!r->t_first)
 			r->t_first = lp_now();

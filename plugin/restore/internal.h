@@ -71,6 +71,7 @@ struct lp_mm {
 	bool warned_nomem, warned_source, warned_files;
 	bool check; /* the reader shall see whether it is complete or dead */
 	bool polled; /* in the epoll set; young children are not (lp_space_young()) */
+	uint64_t poll_at; /* not polled before: out of descriptors for its children */
 };
 
 struct urgent {
@@ -105,6 +106,7 @@ struct lp_restore {
 	unsigned orphans; /* descriptors of children that could not be followed: held for ever */
 	int reserve[RESERVE]; /* descriptors to give up when there are no others; of the role */
 	unsigned nreserve;
+	bool spare_files; /* enough for a pidfd of each task */
 	uint64_t t_first;
 
 	int epfd;
