@@ -572,6 +572,13 @@ static bool play(struct run *r)
 		if (write(r->sock, &word, sizeof(word)) != sizeof(word))
 			failed(r, "zombie: %s", strerror(errno));
 	}
+	/*
+	 * Between the last registration and this word CRIU works for tens of
+	 * milliseconds, in which the daemon gives each VMA its first page; on a slow
+	 * machine the program would be at its mprotect() before.
+	 */
+	if (r->o->merges)
+		nap_us(100000);
 	word = FINISHED;
 	if (r->sock >= 0 && !r->why[0] && write(r->sock, &word, sizeof(word)) != sizeof(word))
 		failed(r, "finished: %s", strerror(errno));
