@@ -69,6 +69,7 @@ struct lp_mm {
 	uint64_t backoff; /* ns, of refused fills */
 	uint64_t retry_at; /* when deferred faults are due */
 	bool warned_nomem, warned_source, warned_files;
+	bool handed; /* by CRIU, not a child of a fork */
 	bool check; /* the reader shall see whether it is complete or dead */
 	bool polled; /* in the epoll set; young children are not (lp_space_young()) */
 	uint64_t poll_at; /* not polled before: out of descriptors for its children */
@@ -136,6 +137,9 @@ struct handoff {
 };
 
 #define HANDOFF_DONE 1
+
+/* CRIU has finished: the first pages that had to wait for that. r->lock held. */
+int prime_protected(struct lp_mm *mm);
 
 /*
  * Take what the connection has. 0: more to come; HANDOFF_DONE: CRIU said that

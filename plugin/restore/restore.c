@@ -301,6 +301,8 @@ static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 		r->armed = true;
 		RECORD(r, LP_REC_MARK, LP_MARK_ARMED, 0);
 		for (mm = r->mms; mm; mm = mm->next) {
+			if (mm->handed && !lp_space_dead(mm->space) && prime_protected(mm))
+				lose_tree(r, mm, "out of memory for its first pages");
 			mm->retry_at = 0; /* what was not registered yet */
 			eng_stall(mm->space, 0);
 		}
