@@ -329,11 +329,17 @@ static void task_main(struct run *r, unsigned index)
 	if (!or)
 		_exit(9);
 	tell_oracle(t, or);
+	/*
+	 * As CRIU does for lazy restores: a huge page of what is written before the
+	 * registration would cover pages that are still to come, with zeros.
+	 */
+	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	if (!set_up(r, t, index)) {
 		perror("set-up of a task");
 		atomic_store(&r->st->bad_setup, 1);
 		_exit(9);
 	}
+	prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
 	if (r->o->merges) {
 		atomic_fetch_add(&r->st->handed, 1);
 		if (r->sock >= 0)
