@@ -109,7 +109,7 @@ int prime_protected(struct lp_mm *mm)
 	for (i = 0; t && i < t->nvmas && !rc && n < PRIME_MAX; i++) {
 		if (!t->vmas[i].lazy || t->vmas[i].prot & PROT_WRITE)
 			continue;
-		rc = lp_space_defer(mm->space, t->vmas[i].start);
+		rc = eng_defer(mm->space, t->vmas[i].start);
 		n++;
 	}
 	return rc;
