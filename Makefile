@@ -22,7 +22,8 @@ WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wn
 CPPFLAGS  += -D_GNU_SOURCE -DLP_VERSION='"$(VERSION)"' -Iplugin -I. -I$(B)/gen
 LDLIBS    += -lpthread
 
-NO_LIBS   := help deps clean criu zdtm check check-san check-patches check-zdtm check-zdtm-full bench demo ci
+NO_LIBS   := help deps clean criu zdtm check check-san check-patches check-kernels check-pressure check-zdtm \
+	     check-zdtm-full bench demo ci
 ifneq ($(filter-out $(NO_LIBS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell $(PKGCONFIG) --exists $(PKGS) && command -v $(PROTOC_C) >/dev/null && echo ok),)
 $(error missing libraries or protoc-c (wanted: $(PKGS)): run `make deps`)
@@ -122,6 +123,8 @@ help:
 	  'make criu         build/bin/criu: CRIU with our patches; make zdtm: its test suite' \
 	  'make demo         the main job: a Redis dumped and restored, eagerly and lazily' \
 	  'make check        the tests; make check-san: under AddressSanitizer and ThreadSanitizer' \
+	  'make check-kernels  kernel stress and restores under other kernels, in QEMU (KERNELS_ARGS=--help)' \
+	  'make check-pressure  restores with full memory cgroups, without descriptors, of many mappings, tasks, forks' \
 	  'make check-zdtm   the tests of CRIU itself that lazy restore is about, lazily; check-zdtm-full: all of them' \
 	  'make check-patches  the patch series on every version of CRIU that it is for' \
 	  'make bench        side by side with stock CRIU and the raw limit; writes build/bench.json' \
@@ -172,6 +175,18 @@ bench:
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory all criu progs
 	@test/bench/run $(BENCH)
+
+# Not parts of `make check`: they take minutes, and the first downloads kernels and installs QEMU.
+.PHONY: check-kernels check-pressure
+check-kernels:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu progs
+	@test/kernel/matrix $(KERNELS_ARGS)
+
+check-pressure:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu progs
+	@test/run --build build pressure
 
 # Not a part of `make check`: CRIU's own tests take minutes to build and to run.
 .PHONY: check-zdtm check-zdtm-full

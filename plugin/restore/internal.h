@@ -69,10 +69,12 @@ struct lp_mm {
 	uint64_t backoff; /* ns, of refused fills */
 	uint64_t retry_at; /* when deferred faults are due */
 	bool warned_nomem, warned_source, warned_files;
+	bool handed; /* by CRIU, not a child of a fork */
 	bool check; /* the reader shall see whether it is complete or dead */
 	bool polled; /* in the epoll set; young children are not (lp_space_young()) */
 	const struct lp_task *task; /* whose VMAs CRIU is placing; NULL: it has placed all, or a child */
 	size_t placed; /* so many of them */
+	uint64_t poll_at; /* not polled before: out of descriptors for its children */
 };
 
 struct urgent {
@@ -107,6 +109,7 @@ struct lp_restore {
 	unsigned orphans; /* descriptors of children that could not be followed: held for ever */
 	int reserve[RESERVE]; /* descriptors to give up when there are no others; of the role */
 	unsigned nreserve;
+	bool spare_files; /* enough for a pidfd of each task */
 	uint64_t t_first;
 
 	int epfd;
@@ -136,6 +139,9 @@ struct handoff {
 };
 
 #define HANDOFF_DONE 1
+
+/* CRIU has finished: the first pages that had to wait for that. r->lock held. */
+int prime_protected(struct lp_mm *mm);
 
 /*
  * Take what the connection has. 0: more to come; HANDOFF_DONE: CRIU said that
