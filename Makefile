@@ -196,7 +196,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS    = -O1 -g -std=gnu11 $(WARN) $(CPPFLAGS) -fsanitize=fuzzer,address,undefined \
 	        -fno-sanitize-recover=undefined $(shell $(PKGCONFIG) --cflags libprotobuf-c)
 FUZZERS      := build/fuzz/images_fuzz $(if $(wildcard test/fuzz/engine_fuzz.c),build/fuzz/engine_fuzz) \
-	        build/fuzz/proto_fuzz build/fuzz/serve_fuzz
+	        build/fuzz/proto_fuzz build/fuzz/serve_fuzz build/fuzz/criu_ps_fuzz
 
 build/fuzz/images_fuzz: test/fuzz/images_fuzz.c $(wildcard images/*.[ch]) $(PB_C) build/fuzz/images_seeds
 	$(call say,FUZZER,$@)
@@ -217,6 +217,10 @@ build/fuzz/proto_fuzz: test/fuzz/proto_fuzz.c $(wildcard plugin/proto/*.[ch])
 	$(call say,FUZZER,$@)
 	$(Q)mkdir -p $(@D) && $(CLANG) $(FUZZ_FLAGS) -o $@ $< $(wildcard plugin/proto/*.c) \
 		$(shell $(PKGCONFIG) --libs libxxhash liblz4 libzstd)
+
+build/fuzz/criu_ps_fuzz: test/fuzz/criu_ps_fuzz.c $(wildcard plugin/proto/criu_ps.[ch] plugin/proto/wire.h)
+	$(call say,FUZZER,$@)
+	$(Q)mkdir -p $(@D) && $(CLANG) $(FUZZ_FLAGS) -o $@ $< plugin/proto/criu_ps.c
 
 SERVE_C := $(wildcard plugin/serve/*.c plugin/net/*.c plugin/proto/*.c plugin/base/*.c images/*.c) test/lib/imgbuild.c
 build/fuzz/serve_fuzz: test/fuzz/serve_fuzz.c test/fuzz/serve_seeds.py $(SERVE_C) $(wildcard plugin/*/*.h images/*.h) $(PB_C)
