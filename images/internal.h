@@ -90,6 +90,7 @@ struct lp_images {
 	struct lp_imgdir *dirs; /* only while opening */
 	unsigned ndirs;
 	unsigned depth;
+	bool wide; /* a pagemap of the top directory counts pages in 64 bits */
 	enum lp_common_magic common;
 };
 
@@ -113,6 +114,7 @@ struct lp_pagemap {
 	uint64_t data_bytes; /* that the pages file must have */
 	uint32_t pages_id;
 	bool missing; /* no such file: fine in a parent, as long as nobody asks */
+	bool wide;    /* it counts pages in 64 bits */
 	char name[LP_NAME_MAX];
 };
 
