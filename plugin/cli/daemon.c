@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "base/size.h"
+#include "cli/background.h"
 #include "cli/cli.h"
 #include "restore/restore.h"
 #include "restore/uffd.h"
@@ -281,58 +282,6 @@ static int parse(int argc, char **argv, struct opts *o)
 	return parse_page_server(o);
 }
 
-/* The parent that waits for the word of its child before it says that all is well. */
-static int go_background(int *ready_fd, pid_t *pid)
-{
-	int p[2];
-
-	if (pipe2(p, O_CLOEXEC))
-		return -errno;
-	*pid = fork();
-	if (*pid < 0) {
-		int rc = -errno;
-
-		close(p[0]);
-		close(p[1]);
-		return rc;
-	}
-	if (*pid) {
-		close(p[1]);
-		*ready_fd = p[0];
-		return 0;
-	}
-	close(p[0]);
-	*ready_fd = p[1];
-	setsid();
-	return 0;
-}
-
-static void close_std(void)
-{
-	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	dup2(fd, 0);
-	dup2(fd, 1);
-	dup2(fd, 2);
-	if (fd > 2)
-		close(fd);
-}
-
-static int write_pidfile(const char *path, pid_t pid)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644), rc = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (dprintf(fd, "%d", pid) < 0)
-		rc = -errno;
-	if (close(fd) && !rc)
-		rc = -errno;
-	return rc;
-}
-
 static void summary(const struct lp_restore_stats *s)
 {
 	char a[16], b[16], c[16];
@@ -404,7 +353,15 @@ static int serve(const struct opts *o, const struct lp_images *im, struct lp_sou
 		.progress = !o->daemon && isatty(2),
 	};
 	struct lp_restore_stats stats = { 0 };
+	sigset_t set;
 	int rc;
+
+	/* lp_restore_run() takes them from here on; what comes after it is over must not cut off the last words. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
 
 	if (ready_fd >= 0) {
 		if (write(ready_fd, "", 1) != 1)
@@ -518,10 +475,7 @@ int cmd_daemon(int argc, char **argv)
 		}
 	}
 	if (!rc && pid) {
-		char byte;
-
-		/* The child says one byte when it serves; its death says nothing. */
-		rc = read(ready_fd, &byte, 1) == 1 ? 0 : lp_err(&err, -ECHILD, "the daemon died at its start");
+		rc = background_ready(ready_fd) ? 0 : lp_err(&err, -ECHILD, "the daemon died at its start");
 		goto out;
 	}
 	if (!rc)

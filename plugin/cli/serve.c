@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "cli/cli.h"
+#include "proto/proto.h"
 #include "serve/serve.h"
 
 #define MANY 256
@@ -23,6 +24,7 @@ static void usage(FILE *f)
 	      "      --root DIR         each subdirectory of DIR that holds a checkpoint, by its name (repeatable)\n"
 	      "      NAME=DIR           one checkpoint\n"
 	      "      --list FILE        lines NAME=DIR; read again on SIGHUP\n"
+	      "      --criu NAME=ADDRESS  the pages of NAME for `criu lazy-pages --page-server` (repeatable)\n"
 	      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable)\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
 	      "      --max-clients N    that many restores at once (default 1024)\n"
@@ -38,6 +40,7 @@ static void usage(FILE *f)
 struct args {
 	const char *roots[MANY], *named[MANY], *log_file;
 	struct lp_addr listen[16];
+	struct lp_serve_ps ps[MANY];
 	struct lp_serve_conf conf;
 	int verbosity;
 };
@@ -54,11 +57,31 @@ static int number(const char *opt, const char *s, long min, long max, long *v)
 	return -EINVAL;
 }
 
+/* NAME=ADDRESS */
+static int add_ps(struct args *a, const char *opt, const char *s)
+{
+	struct lp_serve_ps *p = &a->ps[a->conf.nps];
+	const char *eq = strchr(s, '=');
+	struct lp_err err;
+
+	if (a->conf.nps == MANY)
+		return fprintf(stderr, "lazypages serve: more than %d addresses for CRIU\n", MANY), -EINVAL;
+	if (!eq || !lp_ckpt_name_ok(s, eq - s))
+		return fprintf(stderr, "lazypages serve: %s takes NAME=HOST:PORT, not `%s`\n", opt, s), -EINVAL;
+	memcpy(p->name, s, eq - s);
+	p->name[eq - s] = 0;
+	if (lp_addr_parse(eq + 1, &p->addr, &err))
+		return fprintf(stderr, "lazypages serve: %s: %s\n", opt, err.msg), -EINVAL;
+	a->conf.nps++;
+	return 0;
+}
+
 static int parse(int argc, char **argv, struct args *a)
 {
-	enum { ROOT = 256, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS };
+	enum { ROOT = 256, CRIU, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS };
 	static const struct option longs[] = {
 		{ "root", required_argument, NULL, ROOT },
+		{ "criu", required_argument, NULL, CRIU },
 		{ "list", required_argument, NULL, LIST },
 		{ "listen", required_argument, NULL, LISTEN },
 		{ "insecure-listen-anywhere", no_argument, NULL, ANYWHERE },
@@ -82,6 +105,10 @@ static int parse(int argc, char **argv, struct args *a)
 			if (conf->nroots == MANY)
 				return fprintf(stderr, "lazypages serve: more than %d roots\n", MANY), -EINVAL;
 			a->roots[conf->nroots++] = optarg;
+			break;
+		case CRIU:
+			if (add_ps(a, "--criu", optarg))
+				return -EINVAL;
 			break;
 		case LIST:
 			conf->list = optarg;
@@ -143,7 +170,7 @@ static int parse(int argc, char **argv, struct args *a)
 			       -EINVAL;
 		a->named[conf->nnamed++] = argv[optind];
 	}
-	if (!conf->nlisten)
+	if (!conf->nlisten && !conf->nps)
 		return fputs("lazypages serve: where? say --listen HOST:PORT or --listen unix:PATH\n", stderr), -EINVAL;
 	if (!conf->nroots && !conf->nnamed && !conf->list)
 		return fputs("lazypages serve: what? say --root DIR, NAME=DIR or --list FILE\n", stderr), -EINVAL;
@@ -162,7 +189,7 @@ int cmd_serve(int argc, char **argv)
 		return 1;
 	a->verbosity = LP_LOG_WARN;
 	a->conf = (struct lp_serve_conf){
-		.roots = a->roots, .named = a->named, .listen = a->listen, .max_clients = 1024, .idle_ms = 60000,
+		.roots = a->roots, .named = a->named, .listen = a->listen, .ps = a->ps, .max_clients = 1024, .idle_ms = 60000,
 		.workers = cpus < 1 ? 1 : cpus > 4 ? 4 : cpus, .status_fd = -1,
 	};
 	if (parse(argc, argv, a)) {

@@ -52,6 +52,8 @@ struct lp_live {
 	uint64_t *have, *asked, *taken, *seen; /* bitmaps; seen: has come once */
 	uint16_t *pins;	     /* of each block */
 	size_t nhave, nseen, cursor;
+	size_t nfresh; /* here and never taken */
+	size_t hand;   /* the block to look at next for something to give back */
 	struct waiter *waiters;
 	bool started, closing, said_close;
 	bool all_asked; /* nothing is left to fetch ahead */

@@ -43,12 +43,13 @@ struct lp_live_conf {
 	size_t nranges;
 	/*
 	 * The relay: fetch everything without being asked, keep it, then end the
-	 * connection. Else: fetch ahead as far as `ahead` bytes, and give back the
-	 * memory of what was taken; what is wanted once more is asked for once more
-	 * (a source drops nothing before the connection ends).
+	 * connection. Else: fetch ahead of those who take as far as `ahead` bytes,
+	 * and keep up to `cache` bytes of what was taken, for children of forks and
+	 * fills that were refused; what is wanted once more after that is asked for
+	 * once more (a source drops nothing before the connection ends).
 	 */
 	bool keep;
-	uint64_t ahead;
+	uint64_t ahead, cache;
 	/* Called by the thread, with no lock held, when pages have come or the source is lost; or NULL. */
 	void (*arrived)(void *arg);
 	void *arg;

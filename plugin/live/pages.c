@@ -85,8 +85,10 @@ void live_came(struct lp_live *l, size_t page, size_t n)
 {
 	for (; n; n--, page++) {
 		clear_bit(l->asked, page);
-		if (!bit(l->have, page))
+		if (!bit(l->have, page)) {
 			l->nhave++;
+			l->nfresh += !bit(l->taken, page);
+		}
 		set_bit(l->have, page);
 		if (!bit(l->seen, page))
 			l->nseen++;
@@ -95,12 +97,20 @@ void live_came(struct lp_live *l, size_t page, size_t n)
 	pthread_cond_broadcast(&l->came);
 }
 
+static void mark_taken(struct lp_live *l, size_t page)
+{
+	if (bit(l->taken, page))
+		return;
+	set_bit(l->taken, page);
+	l->nfresh -= bit(l->have, page);
+}
+
 /* Give back what was taken of a block that nobody looks at. */
 static void release(struct lp_live *l, size_t block)
 {
 	size_t page = block * BLOCK_PAGES, end = page + BLOCK_PAGES, n, range_end;
 
-	if (l->conf.keep || l->pins[block])
+	if (l->pins[block])
 		return;
 	if (end > l->npages)
 		end = l->npages;
@@ -121,17 +131,28 @@ static void release(struct lp_live *l, size_t block)
 	}
 }
 
+static void trim(struct lp_live *l)
+{
+	size_t blocks = l->npages / BLOCK_PAGES + 1, i;
+
+	if (l->conf.keep)
+		return;
+	for (i = 0; i < blocks && (l->nhave - l->nfresh) * PAGE > l->conf.cache; i++) {
+		release(l, l->hand);
+		l->hand = (l->hand + 1) % blocks;
+	}
+}
+
 static int copy_run(struct lp_live *l, size_t page, size_t n, void *arg)
 {
 	uint8_t **to = arg;
-	size_t i, block = page / BLOCK_PAGES;
+	size_t i;
 
 	memcpy(*to, live_mem(l, page), n * PAGE);
 	*to += n * PAGE;
 	for (i = page; i < page + n; i++)
-		set_bit(l->taken, i);
-	for (; block <= (page + n - 1) / BLOCK_PAGES; block++)
-		release(l, block);
+		mark_taken(l, i);
+	trim(l);
 	return 0;
 }
 
@@ -160,7 +181,7 @@ bool live_next(struct lp_live *l, bool bulk, size_t max, size_t *page, size_t *n
 	for (w = l->waiters; w; w = w->next)
 		if (w->urgent != bulk && gap(l, w->page, w->page + w->n, max, false, page, n))
 			return true;
-	if (!bulk || l->closing || l->all_asked || (!l->conf.keep && l->nhave * PAGE + l->bulk_out >= l->conf.ahead))
+	if (!bulk || l->closing || l->all_asked || (!l->conf.keep && l->nfresh * PAGE + l->bulk_out >= l->conf.ahead))
 		return false;
 	/* Bits of 64 pages at once: all of them may have come long ago. */
 	while (l->cursor < l->npages && l->cursor % 64 == 0 &&
@@ -318,7 +339,7 @@ int lp_live_pin(struct lp_live *l, uint32_t obj, uint64_t addr, uint64_t want, u
 	rc = wait_run(l, page, n, false, &end);
 	if (!rc) {
 		for (i = 0; i < n && bit(l->have, page + i); i++)
-			set_bit(l->taken, page + i);
+			mark_taken(l, page + i);
 		pin->bytes = live_mem(l, page);
 		pin->len = i * PAGE;
 		pin->block = page / BLOCK_PAGES;
@@ -335,7 +356,7 @@ void lp_live_unpin(struct lp_live *l, struct lp_live_pin *pin)
 		return;
 	pthread_mutex_lock(&l->lock);
 	l->pins[pin->block]--;
-	release(l, pin->block);
+	trim(l);
 	live_pump(l);
 	pthread_mutex_unlock(&l->lock);
 	pin->bytes = NULL;

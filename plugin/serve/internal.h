@@ -65,6 +65,13 @@ int store_reload(struct store *s, struct lp_err *err);
 /* A reference to the checkpoint @name, opened if need be: -ENOENT, or why it is not acceptable. */
 int store_get(struct store *s, const char *name, struct ckpt **out, struct lp_err *err);
 void store_put(struct store *s, struct ckpt *c);
+/*
+ * Open the checkpoint in @dir for oneself. @st: of its inventory.img, by which
+ * it is found again; NULL: only its pages are wanted, not its small images.
+ */
+struct stat;
+int ckpt_open(const char *name, const char *dir, const struct stat *st, struct ckpt **out, struct lp_err *err);
+void ckpt_free(struct ckpt *c);
 /* All names, sorted; *names is the caller's: free each and the array. */
 int store_names(struct store *s, char ***names, size_t *n);
 
@@ -160,7 +167,7 @@ struct loop {
 	bool left; /* its connections know that the server stops */
 };
 
-enum ev_kind { EV_CONN, EV_WAKE, EV_LISTEN, EV_SIGNAL };
+enum ev_kind { EV_CONN, EV_WAKE, EV_LISTEN, EV_SIGNAL, EV_PS };
 
 #define URGENT_LOOPS 2
 #define BULK_LOOPS_MAX 16
@@ -173,6 +180,8 @@ struct server {
 	struct loop front, urgent[URGENT_LOOPS], bulk[BULK_LOOPS_MAX];
 	unsigned nbulk;
 	_Atomic bool stopping;
+	_Atomic bool leave; /* sessions shall end at once */
+	_Atomic unsigned sessions;
 	_Atomic unsigned clients[LP_NROLES], strangers;
 	_Atomic uint64_t served; /* bytes, for the log */
 };
@@ -191,5 +200,8 @@ void loop_wake(struct loop *l);
 void loop_run(struct conn *c);
 /* After its hello: move a connection of the front to where its role is served. */
 void server_place(struct conn *c);
+
+/* sessions.c: a CRIU has connected to the address of @conf; takes @fd. Of the front. */
+void session_start(struct server *srv, const struct lp_serve_ps *conf, int fd);
 
 #endif

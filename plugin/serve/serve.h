@@ -12,6 +12,12 @@
 #include "base/err.h"
 #include "net/addr.h"
 
+/* A checkpoint that CRIU itself gets from an address of its own. */
+struct lp_serve_ps {
+	char name[129];
+	struct lp_addr addr;
+};
+
 /* Everything is borrowed until lp_serve_run() returns. */
 struct lp_serve_conf {
 	const char *const *roots; /* each subdirectory is a checkpoint */
@@ -21,6 +27,8 @@ struct lp_serve_conf {
 	const char *list; /* a file of NAME=DIR lines, read again on SIGHUP; or NULL */
 	const struct lp_addr *listen;
 	size_t nlisten;
+	const struct lp_serve_ps *ps;
+	size_t nps;
 	bool anywhere;	     /* listen beyond loopback without TLS */
 	unsigned max_clients; /* urgent connections, and as many bulk ones */
 	unsigned workers;     /* threads for bulk */

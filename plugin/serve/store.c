@@ -93,7 +93,7 @@ static int names_read(const struct lp_serve_conf *conf, struct names *l, struct 
 	return rc;
 }
 
-static void ckpt_free(struct ckpt *c)
+void ckpt_free(struct ckpt *c)
 {
 	size_t i;
 
@@ -149,7 +149,7 @@ static int map_files(struct ckpt *c, struct lp_err *err)
 	return 0;
 }
 
-static int ckpt_open(const char *name, const char *dir, const struct stat *st, struct ckpt **out, struct lp_err *err)
+int ckpt_open(const char *name, const char *dir, const struct stat *st, struct ckpt **out, struct lp_err *err)
 {
 	struct ckpt *c = calloc(1, sizeof(*c));
 	uint64_t t0 = lp_now();
@@ -159,9 +159,11 @@ static int ckpt_open(const char *name, const char *dir, const struct stat *st, s
 		return lp_err(err, -ENOMEM, "out of memory");
 	c->dirfd = -1;
 	snprintf(c->name, sizeof(c->name), "%s", name);
-	c->dev = st->st_dev;
-	c->ino = st->st_ino;
-	c->mtime = st->st_mtim;
+	if (st) {
+		c->dev = st->st_dev;
+		c->ino = st->st_ino;
+		c->mtime = st->st_mtim;
+	}
 	c->dir = strdup(dir);
 	rc = c->dir ? lp_images_open(dir, &c->im, err) : lp_err(err, -ENOMEM, "out of memory");
 	if (!rc)
@@ -172,7 +174,7 @@ static int ckpt_open(const char *name, const char *dir, const struct stat *st, s
 		c->dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		rc = c->dirfd < 0 ? lp_err_sys(err, -errno, "%s", dir) : map_files(c, err);
 	}
-	if (!rc)
+	if (!rc && st)
 		rc = files_list(c, err);
 	if (rc) {
 		ckpt_free(c);

@@ -17,6 +17,8 @@
 
 /* Pages that have come and nobody has taken: so far ahead of the background. */
 #define AHEAD (UINT64_C(64) << 20)
+/* Pages that were taken are kept that far: children of forks, and fills that were refused, take them again. */
+#define CACHE (UINT64_C(256) << 20)
 /* In lp_window.priv_file: the window is ours, not the files'. */
 #define OURS UINT32_MAX
 
@@ -234,6 +236,7 @@ int lp_source_criu_open(const struct lp_images *im, const struct lp_criu_conf *c
 			.addr = conf->addr,
 			.layout = conf->layout ? conf->layout : lp_images_wide(im) ? LP_PS_32 : LP_PS_24,
 			.timeout_ms = conf->timeout_ms, .ranges = c->ranges, .nranges = c->nranges, .ahead = AHEAD,
+			.cache = conf->cache ? conf->cache : CACHE,
 		};
 		rc = lp_live_open(&lc, &c->live, err);
 	}
@@ -256,7 +259,8 @@ bool lp_criu_url_is(const char *s)
 
 int lp_criu_url_parse(const char *s, struct lp_criu_conf *conf, struct lp_err *err)
 {
-	char addr[300], *opt, *save = NULL;
+	char addr[300], *opt, *save = NULL, c;
+	unsigned mib;
 	int rc;
 
 	if (!lp_criu_url_is(s) || snprintf(addr, sizeof(addr), "%s", s + 5) >= (int)sizeof(addr))
@@ -274,9 +278,11 @@ int lp_criu_url_parse(const char *s, struct lp_criu_conf *conf, struct lp_err *e
 			conf->all = true;
 		else if (!strcmp(opt, "pages=missing"))
 			conf->all = false;
+		else if (sscanf(opt, "cache=%u%c", &mib, &c) == 1 && mib)
+			conf->cache = (uint64_t)mib << 20;
 		else
-			rc = lp_err(err, -EINVAL, "%s: what is `%s`? layout=24, layout=32, pages=missing or pages=all", s,
-				    opt);
+			rc = lp_err(err, -EINVAL,
+				    "%s: what is `%s`? layout=24, layout=32, pages=missing, pages=all or cache=MiB", s, opt);
 	}
 	return rc;
 }

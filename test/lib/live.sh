@@ -80,9 +80,9 @@ live_program()
 	live_ns src
 	SRC_NS=$NS
 	live_in "$SRC_NS" bash -c 'echo 2000 > /proc/sys/kernel/ns_last_pid
-		(exec setsid "$0" --dir "$1" --size "$2" --threads 1 --ops 1000 --seed 7 10>&-) < /dev/null > "$1/log" 2>&1 &
+		(exec setsid "$0" --dir "$1" --size "$2" --threads 1 --ops "$3" --seed 7 10>&-) < /dev/null > "$1/log" 2>&1 &
 		echo $! > "$1/pid"' \
-		"$PROG" "$work" "$SIZE"
+		"$PROG" "$work" "$SIZE" "${OPS:-1000}"
 	wait_for 60 test -e "$work/ready" || { lp_say "no oracle"; lp_tail "$work/log"; return 1; }
 	SRC_PID=$(cat "$work/pid")
 }
@@ -112,6 +112,24 @@ live_store()
 	live_program
 	live_in "$SRC_NS" "$1" dump --no-default-config -t "$SRC_PID" -D "$SRC/img" -o dump.log -v4 ||
 		{ lp_say "the dump failed"; lp_tail "$SRC/img/dump.log"; return 1; }
+}
+
+# live_serve PROGRAM...: a page server on $SRC_PORT, which leaves its status in $SRC/status.
+live_serve()
+{
+	SRC_PORT=$(free_port)
+	rm -f "$SRC/serving" "$SRC/status"
+	(
+		lp_exec nsenter --target "$SRC_NS" --pid --mount --wd="$PWD" sh -c '
+			d=$1
+			shift
+			"$@" > "$d/serving"
+			echo $? > "$d/status.tmp"
+			mv "$d/status.tmp" "$d/status"' sh "$SRC" "$@" --port "$SRC_PORT" --status-fd 1
+	) < /dev/null 2>> "$SRC/serve.err" &
+	disown $!
+	wait_for 30 live_serving || { lp_say "no server"; lp_tail "$SRC/serve.err" "$SRC"/*.log; return 1; }
+	[ ! -e "$SRC/status" ] || { lp_say "the server ended at once"; lp_tail "$SRC/serve.err" "$SRC"/*.log; return 1; }
 }
 
 # live_client PROGRAM...: a daemon in a fresh destination namespace with $DST as its directory. Sets LP_DAEMON, DST_NS.
