@@ -12,6 +12,7 @@
 #include <sys/types.h>
 
 #include "images/images.h"
+#include "images/pmwrite.h"
 
 #define LP_MAGIC_COMMON	   0x54564319u
 #define LP_MAGIC_INVENTORY 0x58313116u
@@ -25,11 +26,6 @@
 #define LP_VMA_VDSO	(1u << 3)
 #define LP_VMA_VVAR	(1u << 12)
 #define LP_VMA_GUARD	(1u << 16)
-
-/* pagemap_entry.flags, CRIU's PE_x. */
-#define LP_PE_PARENT  1u
-#define LP_PE_LAZY    2u
-#define LP_PE_PRESENT 4u
 
 /* Below the usual soft limit of 1024 descriptors: each level holds one while opening. */
 #define LP_MAX_DEPTH 256

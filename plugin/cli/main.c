@@ -13,6 +13,7 @@ static const struct {
 	{ "daemon", cmd_daemon, "fill the tasks of one `criu restore --lazy-pages`" },
 	{ "serve", cmd_serve, "offer checkpoints to other hosts" },
 	{ "page-server", cmd_page_server, "offer one checkpoint to one `criu lazy-pages`" },
+	{ "push", cmd_push, "bring a checkpoint to a server" },
 	{ "inspect", cmd_inspect, "show what a checkpoint holds" },
 	{ "check", cmd_check, "can this machine restore lazily?" },
 	/* What callers of `criu lazy-pages` say. */

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/size.h"
 #include "cli/cli.h"
 #include "proto/proto.h"
 #include "serve/serve.h"
@@ -25,6 +26,9 @@ static void usage(FILE *f)
 	      "      NAME=DIR           one checkpoint\n"
 	      "      --list FILE        lines NAME=DIR; read again on SIGHUP\n"
 	      "      --criu NAME=ADDRESS  the pages of NAME for `criu lazy-pages --page-server` (repeatable)\n"
+	      "      --ingest DIR       receive checkpoints into DIR (lazypages push), which is served like --root\n"
+	      "      --criu-ingest NAME=ADDRESS  the pages of NAME from `criu dump --page-server` (repeatable)\n"
+	      "      --ingest-limit SIZE  the most that one checkpoint may take (default 1T)\n"
 	      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable)\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
 	      "      --max-clients N    that many restores at once (default 1024)\n"
@@ -58,7 +62,7 @@ static int number(const char *opt, const char *s, long min, long max, long *v)
 }
 
 /* NAME=ADDRESS */
-static int add_ps(struct args *a, const char *opt, const char *s)
+static int add_ps(struct args *a, const char *opt, bool ingest, const char *s)
 {
 	struct lp_serve_ps *p = &a->ps[a->conf.nps];
 	const char *eq = strchr(s, '=');
@@ -72,16 +76,20 @@ static int add_ps(struct args *a, const char *opt, const char *s)
 	p->name[eq - s] = 0;
 	if (lp_addr_parse(eq + 1, &p->addr, &err))
 		return fprintf(stderr, "lazypages serve: %s: %s\n", opt, err.msg), -EINVAL;
+	p->ingest = ingest;
 	a->conf.nps++;
 	return 0;
 }
 
 static int parse(int argc, char **argv, struct args *a)
 {
-	enum { ROOT = 256, CRIU, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS };
+	enum { ROOT = 256, CRIU, CRIU_INGEST, INGEST, INGEST_LIMIT, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS };
 	static const struct option longs[] = {
 		{ "root", required_argument, NULL, ROOT },
 		{ "criu", required_argument, NULL, CRIU },
+		{ "criu-ingest", required_argument, NULL, CRIU_INGEST },
+		{ "ingest", required_argument, NULL, INGEST },
+		{ "ingest-limit", required_argument, NULL, INGEST_LIMIT },
 		{ "list", required_argument, NULL, LIST },
 		{ "listen", required_argument, NULL, LISTEN },
 		{ "insecure-listen-anywhere", no_argument, NULL, ANYWHERE },
@@ -107,8 +115,23 @@ static int parse(int argc, char **argv, struct args *a)
 			a->roots[conf->nroots++] = optarg;
 			break;
 		case CRIU:
-			if (add_ps(a, "--criu", optarg))
+			if (add_ps(a, "--criu", false, optarg))
 				return -EINVAL;
+			break;
+		case CRIU_INGEST:
+			if (add_ps(a, "--criu-ingest", true, optarg))
+				return -EINVAL;
+			break;
+		case INGEST:
+			if (conf->nroots == MANY || conf->ingest)
+				return fputs("lazypages serve: --ingest: one directory\n", stderr), -EINVAL;
+			conf->ingest = a->roots[conf->nroots++] = optarg;
+			break;
+		case INGEST_LIMIT:
+			if (lp_size_parse(optarg, &conf->ingest_limit) || !conf->ingest_limit)
+				return fprintf(stderr, "lazypages serve: --ingest-limit takes 1M, 20G, 1T, not `%s`\n",
+					       optarg),
+				       -EINVAL;
 			break;
 		case LIST:
 			conf->list = optarg;
@@ -172,6 +195,9 @@ static int parse(int argc, char **argv, struct args *a)
 	}
 	if (!conf->nlisten && !conf->nps)
 		return fputs("lazypages serve: where? say --listen HOST:PORT or --listen unix:PATH\n", stderr), -EINVAL;
+	for (v = 0; v < (long)conf->nps; v++)
+		if (conf->ps[v].ingest && !conf->ingest)
+			return fputs("lazypages serve: --criu-ingest: where to? say --ingest DIR\n", stderr), -EINVAL;
 	if (!conf->nroots && !conf->nnamed && !conf->list)
 		return fputs("lazypages serve: what? say --root DIR, NAME=DIR or --list FILE\n", stderr), -EINVAL;
 	return 0;
@@ -191,6 +217,7 @@ int cmd_serve(int argc, char **argv)
 	a->conf = (struct lp_serve_conf){
 		.roots = a->roots, .named = a->named, .listen = a->listen, .ps = a->ps, .max_clients = 1024, .idle_ms = 60000,
 		.workers = cpus < 1 ? 1 : cpus > 4 ? 4 : cpus, .status_fd = -1,
+		.ingest_limit = UINT64_C(1) << 40,
 	};
 	if (parse(argc, argv, a)) {
 		free(a);

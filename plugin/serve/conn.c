@@ -190,6 +190,25 @@ static int on_file_read(struct conn *c, uint64_t id, const uint8_t *meta, size_t
 	return 0;
 }
 
+/* The rest of this connection is for push.c. */
+static int on_push(struct conn *c, uint64_t id, const uint8_t *meta, size_t len)
+{
+	struct lp_push m;
+
+	if (lp_get_push(meta, len, &m))
+		return -EBADMSG;
+	if (!c->loop->srv->conf->ingest) {
+		refuse(c, id, LP_ERROR_UNKNOWN, "this server receives no checkpoints (--ingest)");
+		return 0;
+	}
+	memcpy(c->push_name, m.name.p, m.name.n);
+	c->push_name[m.name.n] = 0;
+	c->push_replace = m.flags & LP_PUSH_REPLACE;
+	c->push_id = id;
+	c->state = CONN_PUSH;
+	return 0;
+}
+
 /* A request of an open connection; there is room in the queue. */
 static int on_request(struct conn *c, const struct lp_frame *f, const uint8_t *meta)
 {
@@ -211,6 +230,8 @@ static int on_request(struct conn *c, const struct lp_frame *f, const uint8_t *m
 			return -EBADMSG;
 		push(c, f->type, f->id)->a = first;
 		return 0;
+	case LP_MSG_PUSH:
+		return control && !c->ckpt && !c->nreqs ? on_push(c, f->id, meta, f->meta) : -EBADMSG;
 	case LP_MSG_FILE_READ:
 		return control && c->ckpt ? on_file_read(c, f->id, meta, f->meta) : -EBADMSG;
 	case LP_MSG_GET:
@@ -262,6 +283,8 @@ static int parse(struct conn *c)
 	}
 	c->nin -= at;
 	memmove(c->in, c->in + at, c->nin);
+	if (!rc && c->state == CONN_PUSH && (c->nin || sending(c)))
+		return -EBADMSG; /* it has to wait for our word */
 	if (rc && !sending(c) && c->state <= CONN_OPEN) {
 		refuse(c, 0, LP_ERROR_PROTOCOL, "malformed frame");
 		return 0;

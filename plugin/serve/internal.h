@@ -68,9 +68,11 @@ void store_put(struct store *s, struct ckpt *c);
 /*
  * Open the checkpoint in @dir for oneself. @st: of its inventory.img, by which
  * it is found again; NULL: only its pages are wanted, not its small images.
+ * @thin: pages may still be with a live source.
  */
 struct stat;
-int ckpt_open(const char *name, const char *dir, const struct stat *st, struct ckpt **out, struct lp_err *err);
+int ckpt_open(const char *name, const char *dir, const struct stat *st, bool thin, struct ckpt **out,
+	      struct lp_err *err);
 void ckpt_free(struct ckpt *c);
 /* All names, sorted; *names is the caller's: free each and the array. */
 int store_names(struct store *s, char ***names, size_t *n);
@@ -99,9 +101,10 @@ struct req {
 #define OUT_HEAD 2560 /* the largest meta that we send, a full PAGES, and then some */
 #define IN_BYTES 4096
 
-enum conn_state { CONN_HELLO, CONN_OPEN, CONN_BYE, CONN_CLOSING };
+enum conn_state { CONN_HELLO, CONN_OPEN, CONN_PUSH, CONN_BYE, CONN_CLOSING };
 
 struct loop;
+struct ingest;
 
 struct conn {
 	int kind; /* EV_CONN: first, see loop.c */
@@ -118,6 +121,9 @@ struct conn {
 	struct ckpt *ckpt; /* a reference, or NULL */
 	uint64_t last_in, last_out; /* progress, ns */
 	uint64_t close_at;	    /* CONN_CLOSING */
+	char push_name[LP_CKPT_NAME_MAX + 1]; /* CONN_PUSH */
+	uint64_t push_id;
+	bool push_replace;
 
 	uint8_t in[IN_BYTES];
 	size_t nin;
@@ -182,6 +188,9 @@ struct server {
 	_Atomic bool stopping;
 	_Atomic bool leave; /* sessions shall end at once */
 	_Atomic unsigned sessions;
+	int ingest_fd; /* of conf->ingest, or -1 */
+	pthread_mutex_t ingest_lock;
+	struct ingest *ingests; /* ingest_lock: what is being received */
 	_Atomic unsigned clients[LP_NROLES], strangers;
 	_Atomic uint64_t served; /* bytes, for the log */
 };
@@ -201,7 +210,9 @@ void loop_run(struct conn *c);
 /* After its hello: move a connection of the front to where its role is served. */
 void server_place(struct conn *c);
 
-/* sessions.c: a CRIU has connected to the address of @conf; takes @fd. Of the front. */
+/* sessions.c: a detached thread that counts as a session; it takes itself off srv->sessions. */
+int session_thread(struct server *srv, void *(*fn)(void *), void *arg);
+/* A CRIU has connected to the address of @conf; takes @fd. Of the front. */
 void session_start(struct server *srv, const struct lp_serve_ps *conf, int fd);
 
 #endif

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "serve/ingest.h"
 #include "serve/internal.h"
 
 #define QUANTUM (512u << 10)
@@ -155,6 +156,11 @@ static void settle(struct conn *c, int rc, bool in, bool out)
 	if (l == &l->srv->front && c->state == CONN_OPEN && c->role != LP_ROLE_CONTROL && !c->running) {
 		take_out(c);
 		server_place(c);
+		return;
+	}
+	if (c->state == CONN_PUSH && !c->running) {
+		take_out(c);
+		push_start(c);
 		return;
 	}
 	if ((c->want_in != in || c->want_out != out) && arm(c, EPOLL_CTL_MOD))

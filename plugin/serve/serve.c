@@ -5,6 +5,7 @@
  * struct server.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -297,7 +298,7 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 {
 	struct front *f = calloc(1, sizeof(*f));
 	struct server *srv = &f->srv;
-	int i, sig_fd = -1, rc;
+	int i, sig_fd = -1, rc = 0;
 	char size[16];
 	sigset_t set, old;
 
@@ -314,7 +315,15 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 	pages_guard_init();
 	raise_files(conf->max_clients);
 
-	rc = store_new(conf, &srv->store, err);
+	pthread_mutex_init(&srv->ingest_lock, NULL);
+	srv->ingest_fd = -1;
+	if (conf->ingest) {
+		srv->ingest_fd = open(conf->ingest, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (srv->ingest_fd < 0)
+			rc = lp_err_sys(err, -errno, "--ingest %s", conf->ingest);
+	}
+	if (!rc)
+		rc = store_new(conf, &srv->store, err);
 	if (!rc) {
 		rc = loop_init(&srv->front, srv);
 		if (rc)
@@ -351,6 +360,9 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 	if (sig_fd >= 0)
 		close(sig_fd);
 	store_free(srv->store);
+	if (srv->ingest_fd >= 0)
+		close(srv->ingest_fd);
+	pthread_mutex_destroy(&srv->ingest_lock);
 	free(f);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return rc;

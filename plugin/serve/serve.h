@@ -16,6 +16,7 @@
 struct lp_serve_ps {
 	char name[129];
 	struct lp_addr addr;
+	bool ingest; /* it brings the pages of a dump */
 };
 
 /* Everything is borrowed until lp_serve_run() returns. */
@@ -29,6 +30,8 @@ struct lp_serve_conf {
 	size_t nlisten;
 	const struct lp_serve_ps *ps;
 	size_t nps;
+	const char *ingest;    /* received checkpoints go there; also a root; or NULL */
+	uint64_t ingest_limit; /* bytes of one, at most */
 	bool anywhere;	     /* listen beyond loopback without TLS */
 	unsigned max_clients; /* urgent connections, and as many bulk ones */
 	unsigned workers;     /* threads for bulk */

@@ -11,12 +11,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "serve/ps.h"
+#include "serve/ingest.h"
 
 struct session {
 	struct server *srv;
 	const struct lp_serve_ps *conf;
-	struct ckpt *ckpt; /* a reference */
+	struct ckpt *ckpt; /* a reference; or */
+	struct ingest *in;
 	int fd;
 };
 
@@ -31,7 +32,7 @@ static void *session_main(void *arg)
 	int rc;
 
 	snprintf(who, sizeof(who), "%s (CRIU)", x->conf->name);
-	rc = ps_serve(&s, x->ckpt, &err);
+	rc = x->in ? ps_receive(&s, x->in, &err) : ps_serve(&s, x->ckpt, &err);
 	if (rc) {
 		pr_warn("%s", err.msg);
 		ps_reset(x->fd);
@@ -41,40 +42,55 @@ static void *session_main(void *arg)
 	close(x->fd);
 	if (x->ckpt)
 		store_put(srv->store, x->ckpt);
+	if (x->in)
+		ingest_end(srv, x->in);
 	free(x);
 	atomic_fetch_sub(&srv->sessions, 1);
 	return NULL;
+}
+
+int session_thread(struct server *srv, void *(*fn)(void *), void *arg)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	int rc;
+
+	if (atomic_load(&srv->sessions) >= srv->conf->max_clients)
+		return -EBUSY;
+	atomic_fetch_add(&srv->sessions, 1);
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	rc = -pthread_create(&thread, &attr, fn, arg);
+	pthread_attr_destroy(&attr);
+	if (rc)
+		atomic_fetch_sub(&srv->sessions, 1);
+	return rc;
 }
 
 void session_start(struct server *srv, const struct lp_serve_ps *conf, int fd)
 {
 	struct session *x = calloc(1, sizeof(*x));
 	struct lp_err err = { "out of memory" };
-	pthread_attr_t attr;
-	pthread_t thread;
 	int rc = x ? 0 : -ENOMEM;
 
-	if (!rc && atomic_load(&srv->sessions) >= srv->conf->max_clients)
-		rc = lp_err(&err, -EBUSY, "too many clients (--max-clients)");
-	if (!rc)
+	if (!rc && conf->ingest)
+		rc = ingest_begin(srv, conf->name, true, &x->in, &err);
+	else if (!rc)
 		rc = store_get(srv->store, conf->name, &x->ckpt, &err);
 	if (!rc) {
 		x->srv = srv;
 		x->conf = conf;
 		x->fd = fd;
-		atomic_fetch_add(&srv->sessions, 1);
-		pthread_attr_init(&attr);
-		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-		rc = -pthread_create(&thread, &attr, session_main, x);
-		pthread_attr_destroy(&attr);
+		rc = session_thread(srv, session_main, x);
 		if (!rc)
 			return;
-		atomic_fetch_sub(&srv->sessions, 1);
-		lp_err_sys(&err, rc, "cannot start a thread");
+		lp_err_sys(&err, rc, rc == -EBUSY ? "--max-clients" : "cannot start a thread");
 	}
 	pr_warn("%s: a CRIU is refused: %s", conf->name, err.msg);
 	if (x && x->ckpt)
 		store_put(srv->store, x->ckpt);
+	if (x && x->in)
+		ingest_end(srv, x->in);
 	free(x);
 	ps_reset(fd);
 	close(fd);

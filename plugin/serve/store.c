@@ -149,7 +149,8 @@ static int map_files(struct ckpt *c, struct lp_err *err)
 	return 0;
 }
 
-int ckpt_open(const char *name, const char *dir, const struct stat *st, struct ckpt **out, struct lp_err *err)
+int ckpt_open(const char *name, const char *dir, const struct stat *st, bool thin, struct ckpt **out,
+	      struct lp_err *err)
 {
 	struct ckpt *c = calloc(1, sizeof(*c));
 	uint64_t t0 = lp_now();
@@ -166,7 +167,7 @@ int ckpt_open(const char *name, const char *dir, const struct stat *st, struct c
 	}
 	c->dir = strdup(dir);
 	rc = c->dir ? lp_images_open(dir, &c->im, err) : lp_err(err, -ENOMEM, "out of memory");
-	if (!rc)
+	if (!rc && !thin)
 		rc = whole(c->im, err);
 	if (!rc)
 		rc = lp_images_ident(c->im, dir, c->ident, err);
@@ -284,7 +285,7 @@ int store_get(struct store *s, const char *name, struct ckpt **out, struct lp_er
 		c->refs++;
 	pthread_mutex_unlock(&s->lock);
 	if (!c) {
-		rc = ckpt_open(name, dir, &st, &c, err);
+		rc = ckpt_open(name, dir, &st, false, &c, err);
 		if (!rc) {
 			c->refs = 1;
 			pthread_mutex_lock(&s->lock);
