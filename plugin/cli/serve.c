@@ -13,6 +13,7 @@
 #include "cli/cli.h"
 #include "proto/proto.h"
 #include "serve/serve.h"
+#include "source/criu.h"
 
 #define MANY 256
 
@@ -29,6 +30,8 @@ static void usage(FILE *f)
 	      "      --ingest DIR       receive checkpoints into DIR (lazypages push), which is served like --root\n"
 	      "      --criu-ingest NAME=ADDRESS  the pages of NAME from `criu dump --page-server` (repeatable)\n"
 	      "      --ingest-limit SIZE  the most that one checkpoint may take (default 1T)\n"
+	      "      --live NAME=criu:HOST:PORT[?layout=24|32]  the pages of NAME are still with a `criu dump\n"
+	      "                         --lazy-pages`: fetch them once, keep them, serve them (repeatable)\n"
 	      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable)\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
 	      "      --max-clients N    that many restores at once (default 1024)\n"
@@ -45,6 +48,7 @@ struct args {
 	const char *roots[MANY], *named[MANY], *log_file;
 	struct lp_addr listen[16];
 	struct lp_serve_ps ps[MANY];
+	struct lp_serve_live live[MANY];
 	struct lp_serve_conf conf;
 	int verbosity;
 };
@@ -81,15 +85,39 @@ static int add_ps(struct args *a, const char *opt, bool ingest, const char *s)
 	return 0;
 }
 
+/* NAME=criu:HOST:PORT */
+static int add_live(struct args *a, const char *s)
+{
+	struct lp_serve_live *l = &a->live[a->conf.nlive];
+	struct lp_criu_conf c = { 0 };
+	const char *eq = strchr(s, '=');
+	struct lp_err err;
+
+	if (a->conf.nlive == MANY)
+		return fprintf(stderr, "lazypages serve: more than %d live sources\n", MANY), -EINVAL;
+	if (!eq || !lp_ckpt_name_ok(s, eq - s))
+		return fprintf(stderr, "lazypages serve: --live takes NAME=criu:HOST:PORT, not `%s`\n", s), -EINVAL;
+	memcpy(l->name, s, eq - s);
+	l->name[eq - s] = 0;
+	snprintf(l->text, sizeof(l->text), "%s", eq + 1);
+	if (lp_criu_url_parse(eq + 1, &c, &err))
+		return fprintf(stderr, "lazypages serve: --live: %s\n", err.msg), -EINVAL;
+	l->addr = c.addr;
+	l->layout = c.layout;
+	a->conf.nlive++;
+	return 0;
+}
+
 static int parse(int argc, char **argv, struct args *a)
 {
-	enum { ROOT = 256, CRIU, CRIU_INGEST, INGEST, INGEST_LIMIT, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS };
+	enum { ROOT = 256, CRIU, CRIU_INGEST, LIVE, INGEST, INGEST_LIMIT, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS };
 	static const struct option longs[] = {
 		{ "root", required_argument, NULL, ROOT },
 		{ "criu", required_argument, NULL, CRIU },
 		{ "criu-ingest", required_argument, NULL, CRIU_INGEST },
 		{ "ingest", required_argument, NULL, INGEST },
 		{ "ingest-limit", required_argument, NULL, INGEST_LIMIT },
+		{ "live", required_argument, NULL, LIVE },
 		{ "list", required_argument, NULL, LIST },
 		{ "listen", required_argument, NULL, LISTEN },
 		{ "insecure-listen-anywhere", no_argument, NULL, ANYWHERE },
@@ -120,6 +148,10 @@ static int parse(int argc, char **argv, struct args *a)
 			break;
 		case CRIU_INGEST:
 			if (add_ps(a, "--criu-ingest", true, optarg))
+				return -EINVAL;
+			break;
+		case LIVE:
+			if (add_live(a, optarg))
 				return -EINVAL;
 			break;
 		case INGEST:
@@ -215,7 +247,7 @@ int cmd_serve(int argc, char **argv)
 		return 1;
 	a->verbosity = LP_LOG_WARN;
 	a->conf = (struct lp_serve_conf){
-		.roots = a->roots, .named = a->named, .listen = a->listen, .ps = a->ps, .max_clients = 1024, .idle_ms = 60000,
+		.roots = a->roots, .named = a->named, .listen = a->listen, .ps = a->ps, .live = a->live, .max_clients = 1024, .idle_ms = 60000,
 		.workers = cpus < 1 ? 1 : cpus > 4 ? 4 : cpus, .status_fd = -1,
 		.ingest_limit = UINT64_C(1) << 40,
 	};

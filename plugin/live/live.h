@@ -42,8 +42,7 @@ struct lp_live_conf {
 	const struct lp_live_range *ranges; /* sorted by obj, then start; disjoint; borrowed until close */
 	size_t nranges;
 	/*
-	 * The relay: fetch everything without being asked, keep it, then end the
-	 * connection. Else: fetch ahead of those who take as far as `ahead` bytes,
+	 * The relay: fetch everything without being asked, and keep it. Else: fetch ahead of those who take as far as `ahead` bytes,
 	 * and keep up to `cache` bytes of what was taken, for children of forks and
 	 * fills that were refused; what is wanted once more after that is asked for
 	 * once more (a source drops nothing before the connection ends).
@@ -62,7 +61,12 @@ int lp_live_open(const struct lp_live_conf *conf, struct lp_live **out, struct l
 /* Start the thread now and not with the first demand. */
 int lp_live_start(struct lp_live *l);
 /*
- * @ok: everything that was needed has come; tell the source, which ends well.
+ * Everything that was needed has come: the source may end. Pages can still be
+ * taken. 0, or why it did not take leave.
+ */
+int lp_live_finish(struct lp_live *l);
+/*
+ * @ok: everything that was needed has come; tell the source (lp_live_finish()), which ends well.
  * Else break the connection in a way that it takes for a failure: then a `criu
  * dump --lazy-pages` lets its tasks go on. 0, or why the source did not take leave.
  */

@@ -453,18 +453,17 @@ int lp_live_open(const struct lp_live_conf *conf, struct lp_live **out, struct l
 	return 0;
 }
 
-int lp_live_close(struct lp_live *l, bool ok)
+int lp_live_finish(struct lp_live *l)
 {
 	struct timespec end;
-	int rc = 0;
+	int rc;
 
 	pthread_mutex_lock(&l->lock);
 	l->closing = true;
 	pthread_mutex_unlock(&l->lock);
-	if (ok)
-		rc = lp_live_start(l);
+	rc = lp_live_start(l);
 	pthread_mutex_lock(&l->lock);
-	if (ok && !rc && !l->lost) {
+	if (!rc && !l->lost) {
 		end = after(10000);
 		live_pump(l);
 		/* The thread sets lost to -ESHUTDOWN when the source has taken leave. */
@@ -473,10 +472,17 @@ int lp_live_close(struct lp_live *l, bool ok)
 	}
 	if (!rc)
 		rc = l->lost == -ESHUTDOWN ? 0 : l->lost;
+	pthread_mutex_unlock(&l->lock);
+	return rc;
+}
+
+int lp_live_close(struct lp_live *l, bool ok)
+{
+	int rc = ok ? lp_live_finish(l) : 0;
+
 	if (rc || !ok)
 		reset(l);
 	atomic_store(&l->broken, true);
-	pthread_mutex_unlock(&l->lock);
 	if (l->started)
 		pthread_join(l->thread, NULL);
 	live_free(l);

@@ -86,7 +86,7 @@ void live_pump(struct lp_live *l)
 	/* The last places are for urgent ones. */
 	while (l->nsent < SENT_MAX / 2 && l->bulk_out < window(l, chunk) && live_next(l, true, chunk, &page, &n))
 		ask(l, page, n, true, now);
-	if ((l->closing || (l->conf.keep && l->nseen == l->npages)) && !l->said_close) {
+	if (l->closing && !l->said_close) {
 		l->said_close = true;
 		put(l, LP_PS_CLOSE, 0, 0);
 	}
@@ -313,6 +313,8 @@ void *live_main(void *arg)
 		pthread_mutex_unlock(&l->lock);
 		rc = bye ? on_close(l) : on_answer(l);
 	} while (!rc);
+	if (rc == -ESHUTDOWN) /* it waits for our end of the connection */
+		shutdown(l->fd, SHUT_WR);
 	if (rc == -ESHUTDOWN)
 		pr_info("%s: the source has sent what was asked for and takes its leave", l->name);
 	else if (rc == -EBADMSG)

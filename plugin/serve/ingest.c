@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "serve/ingest.h"
+#include "serve/relay.h"
 
 /* In the directory when CRIU has brought all pages. */
 #define PAGES_DONE ".pages-are-complete"
@@ -185,7 +186,7 @@ static int check(struct server *srv, struct ingest *in, struct lp_err *err)
 	snprintf(dir, sizeof(dir), "/proc/self/fd/%d", in->dirfd);
 	if (fstatat(in->dirfd, "inventory.img", &st, AT_SYMLINK_NOFOLLOW))
 		return lp_err(err, -ENOENT, "%s: no inventory.img was received: push the directory of the dump", in->name);
-	rc = ckpt_open(in->name, dir, &st, false, &c, err);
+	rc = ckpt_open(in->name, dir, &st, server_live(srv, in->name), &c, err);
 	if (!rc)
 		ckpt_free(c);
 	return rc;

@@ -37,6 +37,8 @@ struct vfile {
 	int32_t task;	/* >= 0: the eager pages of this task, one after the other; else a file of the directory */
 };
 
+struct relay;
+
 struct ckpt {
 	struct ckpt *next;
 	unsigned refs;	 /* store->lock */
@@ -54,11 +56,13 @@ struct ckpt {
 	bool on_disk;	      /* not tmpfs: worth reading ahead */
 	struct vfile *files;
 	size_t nfiles;
+	struct relay *relay; /* some of its pages are still to come; or NULL */
 };
 
 struct store;
+struct server;
 
-int store_new(const struct lp_serve_conf *conf, struct store **out, struct lp_err *err);
+int store_new(struct server *srv, struct store **out, struct lp_err *err);
 void store_free(struct store *s);
 /* Read the list file again and look at all directories anew; open checkpoints stay for those who use them. */
 int store_reload(struct store *s, struct lp_err *err);
@@ -74,6 +78,8 @@ struct stat;
 int ckpt_open(const char *name, const char *dir, const struct stat *st, bool thin, struct ckpt **out,
 	      struct lp_err *err);
 void ckpt_free(struct ckpt *c);
+/* The directory that @name is in, the caller's: -ENOENT. */
+int store_where(struct store *s, const char *name, char **dir);
 /* All names, sorted; *names is the caller's: free each and the array. */
 int store_names(struct store *s, char ***names, size_t *n);
 
@@ -94,6 +100,7 @@ struct req {
 	uint8_t urgency;
 	uint32_t a;    /* GET: obj; FILE_READ: file; LIST, FILES: first */
 	uint32_t len;  /* GET, FILE_READ */
+	uint32_t after; /* GET: bytes behind len that are not to be sent yet */
 	uint64_t addr; /* GET: address; FILE_READ: offset. Moves on as it is answered */
 	const char *text; /* ERROR; static */
 };
@@ -105,11 +112,13 @@ enum conn_state { CONN_HELLO, CONN_OPEN, CONN_PUSH, CONN_BYE, CONN_CLOSING };
 
 struct loop;
 struct ingest;
+struct relay;
 
 struct conn {
 	int kind; /* EV_CONN: first, see loop.c */
 	struct conn *next, **pprev;	/* of its loop */
 	struct conn *run_next;		/* in the list of those with something to send */
+	bool parked; /* all that is asked waits for pages of a relay */
 	bool running, want_in, want_out; /* in that list; what epoll is asked for */
 	struct loop *loop;
 	int fd;
@@ -170,6 +179,7 @@ struct loop {
 	struct conn *inbox;
 	struct conn *conns, *run, **run_tail;
 	_Atomic unsigned nconns;
+	_Atomic bool news; /* pages of a relay have come */
 	bool left; /* its connections know that the server stops */
 };
 
@@ -191,6 +201,8 @@ struct server {
 	int ingest_fd; /* of conf->ingest, or -1 */
 	pthread_mutex_t ingest_lock;
 	struct ingest *ingests; /* ingest_lock: what is being received */
+	struct relay **relays;
+	size_t nrelays;
 	_Atomic unsigned clients[LP_NROLES], strangers;
 	_Atomic uint64_t served; /* bytes, for the log */
 };
@@ -205,6 +217,8 @@ void loop_give(struct loop *l, struct conn *c);
 /* Into this thread's own loop; closed when that fails. */
 int loop_add(struct loop *l, struct conn *c);
 void loop_wake(struct loop *l);
+/* Pages of a relay have come: those who wait for some shall look. By any thread. */
+void loop_news(struct loop *l);
 /* @c has something to send. */
 void loop_run(struct conn *c);
 /* After its hello: move a connection of the front to where its role is served. */

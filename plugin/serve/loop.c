@@ -82,6 +82,13 @@ void loop_wake(struct loop *l)
 		return;
 }
 
+void loop_news(struct loop *l)
+{
+	if (!l->srv || atomic_exchange(&l->news, true))
+		return; /* not made yet; or on its way */
+	loop_wake(l);
+}
+
 void loop_give(struct loop *l, struct conn *c)
 {
 	pthread_mutex_lock(&l->lock);
@@ -174,6 +181,10 @@ static void take_inbox(struct loop *l)
 
 	while (read(l->wake_fd, &word, sizeof(word)) < 0 && errno == EINTR)
 		;
+	if (atomic_exchange(&l->news, false))
+		for (c = l->conns; c; c = c->next)
+			if (c->parked)
+				loop_run(c);
 	pthread_mutex_lock(&l->lock);
 	list = l->inbox;
 	l->inbox = NULL;

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 
 #include "serve/ps.h"
+#include "serve/relay.h"
 
 /* The most of one answer: the client asks again for the rest, and what it asks in between comes sooner. */
 #define ANSWER_MAX (UINT64_C(4) << 20)
@@ -40,6 +41,13 @@ static int on_get(struct ps *s, struct ckpt *c, const struct lp_ps *m, struct lp
 		/* The protocol has no word for it, and zeros would be a lie. */
 		return lp_err(err, -ENODATA, "%s: task %" PRIu64 " has no page at 0x%" PRIx64 " in this checkpoint: are its "
 			      "images those of another dump?", s->who, m->dst, m->addr);
+	if (c->relay) {
+		len = min_u64(len, LP_DATA_MAX);
+		rc = relay_await(c->relay, (uint32_t)(t - lp_images_task(c->im, 0)), m->addr, len, s->stop);
+		if (rc)
+			return lp_err_sys(err, rc, "%s: the pages at 0x%" PRIx64 " are lost with their source", s->who,
+					  m->addr);
+	}
 	answer.pages = len / LP_PS_PAGE;
 	rc = ps_send(s, head, lp_ps_put(head, s->layout, &answer), err);
 	for (at = m->addr; !rc && at < m->addr + len; at += n) {

@@ -16,7 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "serve/internal.h"
+#include "serve/relay.h"
 
 #define LISTEN_MAX 64
 #define BULK_NICE 5
@@ -289,7 +289,7 @@ static void serve(struct front *f)
 				conn_bye(c);
 		}
 		/* CRIUs have nobody else to ask: until they have ended, or a second signal. */
-		if ((!l->conns || now > end) && (!atomic_load(&f->srv.sessions) || atomic_load(&f->srv.leave)))
+		if ((!l->conns || now > end) && ((!atomic_load(&f->srv.sessions) && !relays_busy(&f->srv)) || atomic_load(&f->srv.leave)))
 			return;
 	}
 }
@@ -323,7 +323,7 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 			rc = lp_err_sys(err, -errno, "--ingest %s", conf->ingest);
 	}
 	if (!rc)
-		rc = store_new(conf, &srv->store, err);
+		rc = store_new(srv, &srv->store, err);
 	if (!rc) {
 		rc = loop_init(&srv->front, srv);
 		if (rc)
@@ -338,6 +338,8 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 		rc = open_listeners(f, err);
 	if (!rc)
 		rc = start(srv, err);
+	if (!rc)
+		rc = relays_start(srv, err);
 	if (!rc) {
 		if (conf->status_fd >= 0) {
 			if (write(conf->status_fd, "", 1) != 1)
@@ -353,6 +355,7 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 	atomic_store(&srv->leave, true);
 	while (atomic_load(&srv->sessions))
 		usleep(10000);
+	relays_stop(srv);
 	loop_fini(&srv->front);
 	for (i = 0; i < f->nlisten; i++)
 		if (f->listen[i].fd >= 0)

@@ -18,7 +18,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "serve/internal.h"
+#include "serve/relay.h"
 
 /* Checkpoints that nobody uses, kept open. */
 #define IDLE_MAX 16
@@ -33,6 +33,7 @@ struct names {
 };
 
 struct store {
+	struct server *srv;
 	const struct lp_serve_conf *conf;
 	pthread_mutex_t lock;
 	struct ckpt *all;
@@ -262,15 +263,43 @@ static void drop_idle(struct store *s)
 	} while (c);
 }
 
+int store_where(struct store *s, const char *name, char **dir)
+{
+	struct stat st;
+
+	return find_dir(s, name, dir, &st);
+}
+
+/* A checkpoint that is being relayed is in another directory than its name says. */
+static int find_now(struct store *s, const char *name, char **dir, struct stat *st, struct relay **relay)
+{
+	const char *filling;
+	char path[4200];
+
+	*relay = relay_find(s->srv, name, &filling);
+	if (!*relay)
+		return find_dir(s, name, dir, st);
+	snprintf(path, sizeof(path), "%s/inventory.img", filling);
+	if (stat(path, st)) {
+		*relay = NULL; /* it has taken its place at this moment */
+		return find_dir(s, name, dir, st);
+	}
+	*dir = strdup(filling);
+	return *dir ? 0 : -ENOMEM;
+}
+
 /* Only the front calls this, so nobody else adds the same one meanwhile. */
 int store_get(struct store *s, const char *name, struct ckpt **out, struct lp_err *err)
 {
+	struct relay *relay;
 	struct ckpt *c;
 	struct stat st;
 	char *dir;
 	int rc;
 
-	rc = find_dir(s, name, &dir, &st);
+	if (relay_pending(s->srv, name))
+		return lp_err(err, -EAGAIN, "%s: its live source has not answered yet", name);
+	rc = find_now(s, name, &dir, &st, &relay);
 	if (rc)
 		return lp_err(err, rc, "no checkpoint %s here", name);
 	pthread_mutex_lock(&s->lock);
@@ -288,6 +317,7 @@ int store_get(struct store *s, const char *name, struct ckpt **out, struct lp_er
 		rc = ckpt_open(name, dir, &st, false, &c, err);
 		if (!rc) {
 			c->refs = 1;
+			c->relay = relay;
 			pthread_mutex_lock(&s->lock);
 			c->next = s->all;
 			s->all = c;
@@ -335,13 +365,15 @@ int store_reload(struct store *s, struct lp_err *err)
 	return 0;
 }
 
-int store_new(const struct lp_serve_conf *conf, struct store **out, struct lp_err *err)
+int store_new(struct server *srv, struct store **out, struct lp_err *err)
 {
+	const struct lp_serve_conf *conf = srv->conf;
 	struct store *s = calloc(1, sizeof(*s));
 	int rc;
 
 	if (!s)
 		return lp_err(err, -ENOMEM, "out of memory");
+	s->srv = srv;
 	s->conf = conf;
 	pthread_mutex_init(&s->lock, NULL);
 	*out = s;
