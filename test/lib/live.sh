@@ -172,6 +172,14 @@ live_restore()
 		{ lp_say "lazy restore failed"; lp_tail "$DST/restore.log" "$DST/lazy-pages.log" "$DST/daemon.out"; return 1; }
 }
 
+# The same when pages may never come, on which the restore itself may wait: does not wait for it.
+live_restore_stuck()
+{
+	live_restore > "$LP_TMP/stuck" 2>&1 &
+	disown $!
+	lp_own $!
+}
+
 live_ended() { [ -e "$work/result" ] || lp_gone "$DST_NS"; }
 live_field() { sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" "$work/result"; }
 live_wait_program()
