@@ -87,7 +87,9 @@ void live_came(struct lp_live *l, size_t page, size_t n)
 		clear_bit(l->asked, page);
 		if (!bit(l->have, page)) {
 			l->nhave++;
-			l->nfresh += !bit(l->taken, page);
+			/* Asked for once more: to be kept until it is taken once more. */
+			clear_bit(l->taken, page);
+			l->nfresh++;
 		}
 		set_bit(l->have, page);
 		if (!bit(l->seen, page))
@@ -109,9 +111,14 @@ static void mark_taken(struct lp_live *l, size_t page)
 static void release(struct lp_live *l, size_t block)
 {
 	size_t page = block * BLOCK_PAGES, end = page + BLOCK_PAGES, n, range_end;
+	const struct waiter *w;
 
 	if (l->pins[block])
 		return;
+	/* Somebody who waits for several pages needs those that have come. */
+	for (w = l->waiters; w; w = w->next)
+		if (w->page < end && w->page + w->n > page)
+			return;
 	if (end > l->npages)
 		end = l->npages;
 	while (page < end) {
