@@ -196,7 +196,8 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS    = -O1 -g -std=gnu11 $(WARN) $(CPPFLAGS) -fsanitize=fuzzer,address,undefined \
 	        -fno-sanitize-recover=undefined $(shell $(PKGCONFIG) --cflags libprotobuf-c)
 FUZZERS      := build/fuzz/images_fuzz $(if $(wildcard test/fuzz/engine_fuzz.c),build/fuzz/engine_fuzz) \
-	        build/fuzz/proto_fuzz build/fuzz/serve_fuzz build/fuzz/criu_ps_fuzz
+	        build/fuzz/proto_fuzz build/fuzz/serve_fuzz build/fuzz/criu_ps_fuzz \
+	        build/fuzz/ps_fuzz
 
 build/fuzz/images_fuzz: test/fuzz/images_fuzz.c $(wildcard images/*.[ch]) $(PB_C) build/fuzz/images_seeds
 	$(call say,FUZZER,$@)
@@ -228,6 +229,11 @@ build/fuzz/serve_fuzz: test/fuzz/serve_fuzz.c test/fuzz/serve_seeds.py $(SERVE_C
 	$(Q)$(CLANG) $(FUZZ_FLAGS) -Wno-shadow -o $@ $< $(SERVE_C) $(PB_C) \
 		$(shell $(PKGCONFIG) --libs libprotobuf-c libxxhash liblz4 libzstd)
 	$(Q)mkdir -p $(@D)/serve && python3 test/fuzz/serve_seeds.py $(@D)/serve
+
+build/fuzz/ps_fuzz: test/fuzz/ps_fuzz.c $(SERVE_C) $(wildcard plugin/*/*.h images/*.h) $(PB_C)
+	$(call say,FUZZER,$@)
+	$(Q)mkdir -p $(@D) && $(CLANG) $(FUZZ_FLAGS) -Wno-shadow -o $@ $< $(SERVE_C) $(PB_C) \
+		$(shell $(PKGCONFIG) --libs libprotobuf-c libxxhash liblz4 libzstd)
 
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)
