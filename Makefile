@@ -22,7 +22,7 @@ WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wn
 CPPFLAGS  += -D_GNU_SOURCE -DLP_VERSION='"$(VERSION)"' -Iplugin -I. -I$(B)/gen
 LDLIBS    += -lpthread
 
-NO_LIBS   := help deps clean criu zdtm check check-san check-patches check-zdtm check-zdtm-full bench demo ci
+NO_LIBS   := help deps clean criu criu-peer zdtm check check-san check-pairs check-patches check-zdtm check-zdtm-full bench demo ci
 ifneq ($(filter-out $(NO_LIBS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell $(PKGCONFIG) --exists $(PKGS) && command -v $(PROTOC_C) >/dev/null && echo ok),)
 $(error missing libraries or protoc-c (wanted: $(PKGS)): run `make deps`)
@@ -123,6 +123,7 @@ help:
 	  'make demo         the main job: a Redis dumped and restored, eagerly and lazily' \
 	  'make check        the tests; make check-san: under AddressSanitizer and ThreadSanitizer' \
 	  'make check-zdtm   the tests of CRIU itself that lazy restore is about, lazily; check-zdtm-full: all of them' \
+	  'make check-pairs  all pairs of ours and CRIU 4.1/4.2 over its page-server protocol; live migration of a Redis' \
 	  'make check-patches  the patch series on every version of CRIU that it is for' \
 	  'make bench        side by side with stock CRIU and the raw limit; writes build/bench.json' \
 	  'make fuzz         the fuzzers, FUZZ_SECONDS each (default 60)' \
@@ -190,6 +191,13 @@ check-zdtm-full:
 		test/zdtm/run $$m $(ZDTM) < /dev/null; rc=$$?; \
 		case $$m:$$rc in *:0|*:77|*stock:1|*eager:1) ;; *) bad=1 ;; esac; \
 	done; test/zdtm/report && [ $$bad = 0 ]
+
+# CRIU of both dialects against ours, each way; the cases of test/net/live that make check leaves out.
+.PHONY: check-pairs
+check-pairs:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu criu-peer progs
+	@test/net/live table && test/run --build build pairs
 
 # libFuzzer over the real sources; seeds are named by what they mean.
 FUZZ_SECONDS ?= 60

@@ -41,11 +41,11 @@ live_need_old() { [ -x "$CRIU_OLD" ] || return 77; }
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 # live_ns NAME: a pid namespace with its own /proc, kept by a sleeping process; sets NS to that process. All in it dies
-# with it.
+# with it. LIVE_NETNS: in this network namespace.
 live_ns()
 {
 	rm -f "$LP_TMP/$1.ns"
-	(lp_exec unshare --pid --fork --kill-child --mount --mount-proc sleep 1000) < /dev/null > "$LP_TMP/$1.ns" 2>&1 &
+	(lp_exec ${LIVE_NETNS:+ip netns exec "$LIVE_NETNS"} unshare --pid --fork --kill-child --mount --mount-proc sleep 1000) < /dev/null > "$LP_TMP/$1.ns" 2>&1 &
 	local unshare=$!
 
 	disown "$unshare"
@@ -69,7 +69,7 @@ live_in()
 	local ns=$1
 
 	shift
-	nsenter --target "$ns" --pid --mount --wd="$PWD" "$@"
+	nsenter --target "$ns" --pid --mount --net --wd="$PWD" "$@"
 }
 
 # live_program: start the oracle in a fresh source namespace; sets SRC_NS and SRC_PID (its pid there).
@@ -92,16 +92,22 @@ live_program()
 live_dump()
 {
 	live_program
+	live_dump_task "$1" 127.0.0.1
+}
+
+# live_dump_task CRIU ADDRESS: of the task SRC_PID in SRC_NS.
+live_dump_task()
+{
 	SRC_PORT=$(free_port)
 	(
-		lp_exec nsenter --target "$SRC_NS" --pid --mount --wd="$PWD" sh -c '
+		lp_exec nsenter --target "$SRC_NS" --pid --mount --net --wd="$PWD" sh -c '
 			"$1" dump --no-default-config -t "$2" -D "$3/img" -o dump.log -v4 --lazy-pages \
-				--address 127.0.0.1 --port "$4" --status-fd 1 > "$3/serving"
+				--address "$5" --port "$4" --status-fd 1 > "$3/serving"
 			echo $? > "$3/status.tmp"
-			mv "$3/status.tmp" "$3/status"' sh "$1" "$SRC_PID" "$SRC" "$SRC_PORT"
+			mv "$3/status.tmp" "$3/status"' sh "$1" "$SRC_PID" "$SRC" "$SRC_PORT" "$2"
 	) < /dev/null 2>> "$SRC/dump.err" &
 	disown $!
-	wait_for 30 live_serving || { lp_say "the dump failed"; lp_tail "$SRC/img/dump.log"; return 1; }
+	wait_for 60 live_serving || { lp_say "the dump failed"; lp_tail "$SRC/img/dump.log"; return 1; }
 	[ ! -e "$SRC/status" ] || { lp_say "the dump ended at once"; lp_tail "$SRC/img/dump.log"; return 1; }
 }
 live_serving() { [ -s "$SRC/serving" ] || [ -e "$SRC/status" ]; }
@@ -120,7 +126,7 @@ live_serve()
 	SRC_PORT=$(free_port)
 	rm -f "$SRC/serving" "$SRC/status"
 	(
-		lp_exec nsenter --target "$SRC_NS" --pid --mount --wd="$PWD" sh -c '
+		lp_exec nsenter --target "$SRC_NS" --pid --mount --net --wd="$PWD" sh -c '
 			d=$1
 			shift
 			"$@" > "$d/serving"
