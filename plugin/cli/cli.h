@@ -10,10 +10,13 @@
 #include "base/err.h"
 
 int cmd_daemon(int argc, char **argv);
+int cmd_page_server(int argc, char **argv);
+int cmd_push(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_restore(int argc, char **argv);
+int cmd_trace(int argc, char **argv);
 
 /* What `lazypages check` calls required: 0, or -ENOTSUP with what is missing first and the remedy. */
 int check_needs(const char *criu, struct lp_err *err);

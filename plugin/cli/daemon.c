@@ -15,16 +15,19 @@
 
 #include "base/log.h"
 #include "base/size.h"
+#include "cli/background.h"
 #include "cli/cli.h"
 #include "cli/tls.h"
 #include "restore/restore.h"
 #include "restore/uffd.h"
 #include "images/thin.h"
 #include "proto/proto.h"
+#include "source/criu.h"
 #include "source/remote.h"
 
 struct opts {
-	const char *images_dir, *work_dir, *log_file, *pidfile;
+	const char *images_dir, *work_dir, *log_file, *pidfile, *trace_file;
+	struct lp_recorder *trace;
 	int status_fd, verbosity;
 	bool daemon, background, page_server;
 	unsigned workers;
@@ -35,6 +38,9 @@ struct opts {
 	struct tls_opts tls;
 	enum lp_lost on_lost;
 	unsigned lost_after;
+	/* CRIU's own page server: by --page-server, or by --from criu: */
+	const char *address, *port, *from_criu;
+	struct lp_criu_conf criu;
 };
 
 static void usage(FILE *f)
@@ -53,10 +59,13 @@ static void usage(FILE *f)
 	      "      --pidfile FILE     write the daemon's pid\n"
 	      "      --status-fd N      write one zero byte there when ready\n"
 	      "      --workers N        threads of the background fill (default: CPUs, at most 4)\n"
+	      "      --trace FILE       record all that happens, for `lazypages trace`\n"
 	      "      --no-background    fill only what the tasks touch\n"
 	      "      --from URL         pages from `lazypages serve`: lazypages://HOST:PORT/NAME or\n"
 	      "                         unix:PATH:NAME; repeated: other servers with the same checkpoint.\n"
 	      "                         Without images in DIR the small ones are fetched into it\n"
+	      "                         criu:HOST:PORT: a `criu dump --lazy-pages` or `criu page-server`\n"
+	      "      --page-server --address HOST --port PORT  the same as --from criu:HOST:PORT\n"
 	      "      --compress WHAT    of what --from sends: none (default), lz4 or zstd\n"
 	      "      --timeout SECONDS  ask another server after that (default 10)\n"
 	      "      --on-lost-pages WHAT  pages that cannot be had: wait (default) for ever, poison (who touches\n"
@@ -81,7 +90,9 @@ enum {
 	OPT_TIMEOUT,
 	OPT_ON_LOST,
 	OPT_LOST_AFTER,
-	OPT_REMOTE, /* --address and all that only matter with --page-server */
+	OPT_TRACE,
+	OPT_ADDRESS,
+	OPT_PORT,
 };
 
 static int parse_number(const char *s, long min, long max, long *v)
@@ -97,6 +108,18 @@ static int add_from(struct opts *o, const char *s)
 {
 	struct lp_err err;
 
+	if (lp_criu_url_is(s)) {
+		if (o->from_criu) {
+			fputs("lazypages daemon: a live source is one: --from criu: can be given once\n", stderr);
+			return -EINVAL;
+		}
+		o->from_criu = s;
+		if (lp_criu_url_parse(s, &o->criu, &err)) {
+			fprintf(stderr, "lazypages daemon: --from: %s\n", err.msg);
+			return -EINVAL;
+		}
+		return 0;
+	}
 	if (o->nfrom == LP_REMOTE_MAX) {
 		fprintf(stderr, "lazypages daemon: more than %d --from\n", LP_REMOTE_MAX);
 		return -EINVAL;
@@ -111,6 +134,34 @@ static int add_from(struct opts *o, const char *s)
 		return -EINVAL;
 	}
 	o->nfrom++;
+	return 0;
+}
+
+/* --page-server --address HOST --port PORT, as CRIU has it. */
+static int parse_page_server(struct opts *o)
+{
+	struct lp_err err;
+	char addr[300];
+
+	if (o->page_server) {
+		if (o->from_criu || o->nfrom || !o->port) {
+			fputs(o->port ? "lazypages daemon: --page-server and --from: take one of them\n" :
+					"lazypages daemon: --page-server: say --port PORT and perhaps --address HOST\n",
+			      stderr);
+			return -EINVAL;
+		}
+		if (!o->address)
+			o->address = "127.0.0.1";
+		snprintf(addr, sizeof(addr), strchr(o->address, ':') ? "[%s]:%s" : "%s:%s", o->address, o->port);
+		if (lp_addr_parse(addr, &o->criu.addr, &err)) {
+			fprintf(stderr, "lazypages daemon: --page-server: %s\n", err.msg);
+			return -EINVAL;
+		}
+	}
+	if (o->from_criu && o->nfrom) {
+		fputs("lazypages daemon: --from: pages come from a live source or from servers, not from both\n", stderr);
+		return -EINVAL;
+	}
 	return 0;
 }
 
@@ -133,8 +184,9 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "timeout", required_argument, NULL, OPT_TIMEOUT },
 		{ "on-lost-pages", required_argument, NULL, OPT_ON_LOST },
 		{ "lost-after", required_argument, NULL, OPT_LOST_AFTER },
-		{ "address", required_argument, NULL, OPT_REMOTE },
-		{ "port", required_argument, NULL, OPT_REMOTE },
+		{ "trace", required_argument, NULL, OPT_TRACE },
+		{ "address", required_argument, NULL, OPT_ADDRESS },
+		{ "port", required_argument, NULL, OPT_PORT },
 		LP_TLS_OPTIONS,
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
@@ -233,14 +285,22 @@ static int parse(int argc, char **argv, struct opts *o)
 			}
 			o->lost_after = v;
 			break;
+		case OPT_TRACE:
+			o->trace_file = optarg;
+			break;
 		case OPT_NO_BACKGROUND:
 			o->background = false;
 			break;
 		case OPT_PAGE_SERVER:
 			o->page_server = true;
 			break;
+		case OPT_ADDRESS:
+			o->address = optarg;
+			break;
+		case OPT_PORT:
+			o->port = optarg;
+			break;
 		case OPT_NO_DEFAULT_CONFIG:
-		case OPT_REMOTE:
 			break;
 		case 'h':
 			usage(stdout);
@@ -254,59 +314,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		fprintf(stderr, "lazypages daemon: what is `%s`? try `lazypages daemon --help`\n", argv[optind]);
 		return -EINVAL;
 	}
-	return 0;
-}
-
-/* The parent that waits for the word of its child before it says that all is well. */
-static int go_background(int *ready_fd, pid_t *pid)
-{
-	int p[2];
-
-	if (pipe2(p, O_CLOEXEC))
-		return -errno;
-	*pid = fork();
-	if (*pid < 0) {
-		int rc = -errno;
-
-		close(p[0]);
-		close(p[1]);
-		return rc;
-	}
-	if (*pid) {
-		close(p[1]);
-		*ready_fd = p[0];
-		return 0;
-	}
-	close(p[0]);
-	*ready_fd = p[1];
-	setsid();
-	return 0;
-}
-
-static void close_std(void)
-{
-	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	dup2(fd, 0);
-	dup2(fd, 1);
-	dup2(fd, 2);
-	if (fd > 2)
-		close(fd);
-}
-
-static int write_pidfile(const char *path, pid_t pid)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644), rc = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (dprintf(fd, "%d", pid) < 0)
-		rc = -errno;
-	if (close(fd) && !rc)
-		rc = -errno;
-	return rc;
+	return parse_page_server(o);
 }
 
 static void summary(const struct lp_restore_stats *s)
@@ -334,6 +342,27 @@ static void remote_summary(struct lp_source *src)
 	       (unsigned long long)s.corrupt);
 }
 
+/* The tasks need the live source no more. */
+static void take_leave(struct lp_source *src)
+{
+	uint64_t bytes, requests;
+	char a[16];
+	int rc;
+
+	lp_source_criu_stats(src, &bytes, &requests);
+	pr_msg("from the live source: %s received with %llu requests", lp_size_str(bytes, a, sizeof(a)),
+	       (unsigned long long)requests);
+	rc = lp_source_criu_done(src);
+	if (rc)
+		pr_warn("all pages have come, but their source did not take leave (%s): see to its tasks",
+			strerror(-rc));
+}
+
+static bool is_live(const struct opts *o)
+{
+	return o->page_server || o->from_criu;
+}
+
 /* LAZYPAGES_TEST_DELAYS=SEED,MICROSECONDS: see lp_uffd_inject_delays(). */
 static void test_delays(void)
 {
@@ -359,10 +388,19 @@ static int serve(const struct opts *o, const struct lp_images *im, struct lp_sou
 		.progress = !o->daemon && isatty(2),
 		.on_lost = o->on_lost,
 		.lost_after_ns = o->lost_after * UINT64_C(1000000000),
+		.trace = o->trace,
 	};
 	struct lp_restore_stats stats = { 0 };
+	sigset_t set;
 	char size[16];
 	int rc;
+
+	/* lp_restore_run() takes them from here on; what comes after it is over must not cut off the last words. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
 
 	if (ready_fd >= 0) {
 		if (write(ready_fd, "", 1) != 1)
@@ -383,6 +421,8 @@ static int serve(const struct opts *o, const struct lp_images *im, struct lp_sou
 	if (!rc && stats.lost)
 		rc = lp_err(err, -ENODATA, "%s could not be had and are poisoned: the program gets SIGBUS when it touches them",
 			    lp_size_str(stats.lost, size, sizeof(size)));
+	if (!rc && is_live(o))
+		take_leave(src);
 	return rc;
 }
 
@@ -408,6 +448,12 @@ static int open_source(const struct opts *o, const char *dir, struct lp_tls *tls
 	}
 	if (!rc)
 		rc = lp_images_open(dir, im, err);
+	if (!rc && is_live(o)) {
+		struct lp_criu_conf cc = o->criu;
+
+		cc.timeout_ms = o->timeout_ms;
+		return lp_source_criu_open(*im, &cc, src, err);
+	}
 	if (rc || !o->nfrom)
 		return rc ? rc : lp_source_local_open(*im, src, err);
 	rc = lp_images_ident(*im, dir, conf.ident, err);
@@ -441,12 +487,6 @@ int cmd_daemon(int argc, char **argv)
 
 	if (parse(argc, argv, &o))
 		return 2;
-	if (o.page_server) {
-		fputs("lazypages daemon: --page-server: pages from a server are not supported yet; "
-		      "use --from, or local images (-D DIR)\n",
-		      stderr);
-		return 1;
-	}
 	dir = realpath(o.images_dir, NULL);
 	rc = dir ? 0 : lp_err_sys(&err, -errno, "%s", o.images_dir);
 	if (!rc && chdir(o.work_dir ? o.work_dir : dir))
@@ -460,6 +500,8 @@ int cmd_daemon(int argc, char **argv)
 	/* Local pages need none, whatever the caller says for CRIU's sake. */
 	if (!rc && o.nfrom)
 		rc = tls_load(&o.tls, &tls, &err);
+	if (!rc && o.trace_file)
+		rc = lp_recorder_open(o.trace_file, &o.trace, &err);
 	if (!rc)
 		rc = open_source(&o, dir, tls, &im, &src, &err);
 	if (!rc) {
@@ -482,10 +524,7 @@ int cmd_daemon(int argc, char **argv)
 		}
 	}
 	if (!rc && pid) {
-		char byte;
-
-		/* The child says one byte when it serves; its death says nothing. */
-		rc = read(ready_fd, &byte, 1) == 1 ? 0 : lp_err(&err, -ECHILD, "the daemon died at its start");
+		rc = background_ready(ready_fd) ? 0 : lp_err(&err, -ECHILD, "the daemon died at its start");
 		goto out;
 	}
 	if (!rc)
@@ -496,6 +535,7 @@ out:
 		if (logging)
 			pr_err("%s", err.msg);
 	}
+	lp_recorder_close(o.trace);
 	if (src)
 		src->ops->close(src);
 	lp_tls_put(tls);

@@ -51,4 +51,8 @@ int lp_connect(const struct lp_addr *a, unsigned ms, const _Atomic bool *stop, s
 /* Settings of every stream connection: no delay, keep-alive. */
 void lp_tune(int fd);
 
+/* lp_stream_send_all() and lp_stream_recv_all() (stream.h) on a socket that is plain for good. */
+int lp_send_all(int fd, const void *p, size_t len, unsigned ms, const _Atomic bool *stop);
+int lp_recv_all(int fd, void *p, size_t len, unsigned ms, const _Atomic bool *stop);
+
 #endif

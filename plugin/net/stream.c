@@ -196,3 +196,17 @@ int lp_stream_recv_all(struct lp_stream *s, void *p, size_t len, unsigned ms, co
 	}
 	return 0;
 }
+
+int lp_send_all(int fd, const void *p, size_t len, unsigned ms, const _Atomic bool *stop)
+{
+	struct lp_stream s = { .fd = fd };
+
+	return lp_stream_send_all(&s, p, len, ms, stop);
+}
+
+int lp_recv_all(int fd, void *p, size_t len, unsigned ms, const _Atomic bool *stop)
+{
+	struct lp_stream s = { .fd = fd };
+
+	return lp_stream_recv_all(&s, p, len, ms, stop);
+}

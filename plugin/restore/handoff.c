@@ -75,17 +75,43 @@ static int prime(struct builder *b, uint64_t addr, unsigned *count)
 	if (*count == PRIME_MAX)
 		return 0;
 	++*count;
-	return lp_space_defer(b->space, addr);
+	return eng_defer(b->space, addr);
 }
 
-/* VMAs before @end of which nothing is in the checkpoint: a zero page, since faults give them zero pages. */
+/*
+ * VMAs before @end of which nothing is in the checkpoint: a zero page, since
+ * faults give them zero pages. Not yet where nothing may be written: see
+ * prime_protected().
+ */
 static int prime_empty(struct builder *b, const struct lp_vma *end)
 {
 	int rc = 0;
 
 	for (; !rc && b->next < end; b->next++)
-		if (b->next->lazy)
+		if (b->next->lazy && b->next->prot & PROT_WRITE)
 			rc = prime(b, b->next->start, &b->primed_empty);
+	return rc;
+}
+
+/*
+ * CRIU maps everything writable, which counts as committed memory, and gives
+ * VMAs their protection after it has registered them. The kernel (7.3 at least)
+ * then takes back what was committed if nothing may be written and there is no
+ * anon_vma. So these VMAs get their first page when CRIU has finished.
+ */
+int prime_protected(struct lp_mm *mm)
+{
+	const struct lp_task *t = lp_images_find(mm->r->conf->images, mm->pid);
+	unsigned n = 0;
+	size_t i;
+	int rc = 0;
+
+	for (i = 0; t && i < t->nvmas && !rc && n < PRIME_MAX; i++) {
+		if (!t->vmas[i].lazy || t->vmas[i].prot & PROT_WRITE)
+			continue;
+		rc = eng_defer(mm->space, t->vmas[i].start);
+		n++;
+	}
 	return rc;
 }
 
@@ -95,7 +121,7 @@ static int add_lazy(void *arg, uint64_t start, uint64_t end, const struct lp_vma
 	int rc;
 
 	b->bytes += end - start;
-	rc = lp_space_add_missing(b->space, start, end, start, b->obj);
+	rc = eng_add_missing(b->space, start, end, start, b->obj);
 	if (rc || vma < b->next)
 		return rc;
 	rc = prime_empty(b, vma);
@@ -110,29 +136,42 @@ static int build_space(struct lp_restore *r, const struct lp_task *t, uint32_t o
 	size_t i;
 	int rc;
 
-	rc = lp_space_new(r->engine, mm, &b.space);
+	rc = eng_space_new(r->engine, mm, &b.space);
 	for (i = 0; !rc && i < t->nvmas; i++) {
 		const struct lp_vma *v = &t->vmas[i];
 
 		if (!v->lazy)
 			continue;
-		rc = lp_space_add_extent(b.space, v->start, v->end);
+		rc = eng_add_extent(b.space, v->start, v->end);
 		if (!rc && v->madv & UINT64_C(1) << MADV_DONTFORK)
-			rc = lp_space_add_dontfork(b.space, v->start, v->end);
+			rc = eng_add_dontfork(b.space, v->start, v->end);
 		else if (!rc && v->madv & UINT64_C(1) << MADV_WIPEONFORK)
-			rc = lp_space_add_wiped(b.space, v->start, v->end);
+			rc = eng_add_wiped(b.space, v->start, v->end);
 	}
 	if (!rc)
 		rc = lp_task_lazy_ranges(t, add_lazy, &b);
 	if (!rc)
 		rc = prime_empty(&b, t->vmas + t->nvmas);
 	if (rc) {
-		lp_space_free(b.space);
+		eng_space_free(b.space);
 		return rc;
 	}
 	mm->space = b.space;
 	r->total_bytes += b.bytes;
 	return 0;
+}
+
+bool mm_placed(struct lp_mm *mm)
+{
+	const struct lp_vma *v;
+
+	/* In no order that we know of: what is there stays, so none is asked for twice. */
+	for (; mm->placed < mm->task->nvmas; mm->placed++) {
+		v = &mm->task->vmas[mm->placed];
+		if (v->lazy && lp_uffd_there(mm->fd, v->start, v->end - v->start) <= 0)
+			return false;
+	}
+	return true;
 }
 
 static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, struct lp_err *err)
@@ -158,7 +197,9 @@ static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, 
 	rc = mm ? build_space(r, t, obj, mm) : -ENOMEM;
 	if (!rc) {
 		mm->host_pid = host_pid;
-		if (host_pid > 0)
+		mm->task = t;
+		mm->handed = true;
+		if (host_pid > 0 && r->spare_files)
 			mm->pidfd = syscall(SYS_pidfd_open, host_pid, 0);
 		if (!r->t_first)
 			r->t_first = lp_now();

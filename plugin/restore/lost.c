@@ -111,7 +111,7 @@ int lost_poison(struct lp_mm *mm, struct lp_flight *f)
 	default: /* EAGAIN, ENOENT, ESRCH: as for any fill */
 		return rc;
 	}
-	lp_flight_advance(f, LP_PAGE_SIZE);
+	eng_advance(f, LP_PAGE_SIZE);
 	return 0;
 }
 
@@ -252,5 +252,6 @@ void lose_tree(struct lp_restore *r, const struct lp_mm *mm, const char *why)
 	pr_err("%d.%u: its memory layout is lost (%s): killing the restored tasks, since they would read wrong bytes; "
 	       "restore again",
 	       mm->pid, mm->id, why);
+	RECORD(r, LP_REC_MARK, LP_MARK_LOST, mm->id);
 	lose_all(r);
 }

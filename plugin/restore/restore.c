@@ -16,12 +16,15 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "restore/internal.h"
 
 /* A restore that failed: CRIU kills its tasks; those that outlive this are killed here. */
 #define FAILED_GRACE_NS UINT64_C(10000000000)
+/* Descriptors for everything but tasks: sockets, images, logs, the standard ones. */
+#define FEW_FILES 32
 
 static void kick(int fd)
 {
@@ -96,9 +99,11 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 	struct epoll_event ev = { .events = EPOLLIN };
 	pthread_condattr_t ca;
 	struct rlimit rl;
+	size_t ntasks;
 
 	r->conf = conf;
 	r->source = conf->source;
+	r->trace = conf->trace;
 	r->urgent_tail = &r->urgent_head;
 	r->epfd = r->kick_fd = r->done_fd = -1;
 	pthread_mutex_init(&r->lock, NULL);
@@ -122,12 +127,32 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 			setrlimit(RLIMIT_NOFILE, &rl);
 		}
 	}
-	while (r->nreserve < RESERVE) {
+	rl.rlim_cur = 0;
+	getrlimit(RLIMIT_NOFILE, &rl);
+	ntasks = lp_images_ntasks(conf->images);
+	if (rl.rlim_cur < ntasks + FEW_FILES)
+		return lp_err(err, -EMFILE,
+			      "%zu tasks need a descriptor each, but the hard limit of open files is %llu: raise it "
+			      "(ulimit -Hn %zu)",
+			      ntasks, (unsigned long long)rl.rlim_cur, 2 * ntasks + RESERVE + FEW_FILES);
+	/* The tasks come first, then the reserve, then the means to kill them if all is lost: else they would wait. */
+	r->spare_files = rl.rlim_cur >= 2 * ntasks + RESERVE + FEW_FILES;
+	while (r->nreserve < RESERVE && r->nreserve + ntasks + FEW_FILES < rl.rlim_cur) {
 		int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
 		if (fd < 0)
 			break;
 		r->reserve[r->nreserve++] = fd;
+	}
+	if (r->trace) {
+		struct timespec ts;
+		int rc = lp_recorder_start(r->trace);
+
+		if (rc)
+			return lp_err_sys(err, rc, "cannot start a thread for the trace");
+		clock_gettime(CLOCK_REALTIME, &ts);
+		RECORD(r, LP_REC_BEGIN, ec.page, ec.seed, ts.tv_sec * UINT64_C(1000000000) + ts.tv_nsec, getpid(),
+		       conf->workers, conf->background);
 	}
 	r->engine = lp_engine_new(&ec);
 	r->epfd = epoll_create1(EPOLL_CLOEXEC);
@@ -198,6 +223,7 @@ static void set_failed(struct waiting *w, int *result, int rc)
 	w->h.sock = -1;
 	pthread_mutex_lock(&r->lock);
 	r->failed = true;
+	RECORD(r, LP_REC_MARK, LP_MARK_FAILED, -rc);
 	pthread_mutex_unlock(&r->lock);
 	kick_reader(r);
 }
@@ -209,6 +235,7 @@ static void on_signal(struct waiting *w, struct lp_err *err, int *result)
 
 	if (read(w->sig_fd, &si, sizeof(si)) != sizeof(si))
 		return;
+	RECORD(r, LP_REC_MARK, LP_MARK_SIGNAL, si.ssi_signo);
 	if (!w->accepted) {
 		set_failed(w, result, lp_err(err, -EINTR, "signal %u before CRIU came", si.ssi_signo));
 		return;
@@ -250,9 +277,12 @@ static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 		pr_info("CRIU has finished its restore");
 		pthread_mutex_lock(&r->lock);
 		r->armed = true;
+		RECORD(r, LP_REC_MARK, LP_MARK_ARMED, 0);
 		for (mm = r->mms; mm; mm = mm->next) {
+			if (mm->handed && !lp_space_dead(mm->space) && prime_protected(mm))
+				lose_tree(r, mm, "out of memory for its first pages");
 			mm->retry_at = 0; /* what was not registered yet */
-			lp_space_stall(mm->space, 0);
+			eng_stall(mm->space, 0);
 		}
 		pthread_cond_broadcast(&r->bulk_cond);
 		pthread_mutex_unlock(&r->lock);
@@ -370,6 +400,10 @@ out:
 	if (w.h.sock >= 0)
 		close(w.h.sock);
 	fini(r);
+	if (r->trace) {
+		RECORD(r, LP_REC_END, (int64_t)rc);
+		lp_recorder_stop(r->trace); /* it says itself what went wrong */
+	}
 	free(r);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return rc;

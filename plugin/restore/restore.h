@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "images/images.h"
+#include "restore/recorder.h"
 #include "source/source.h"
 
 /* What becomes of pages that cannot be had when the deadline has passed. */
@@ -28,6 +29,7 @@ struct lp_restore_conf {
 	bool progress;			/* a progress line on stderr */
 	enum lp_lost on_lost;
 	uint64_t lost_after_ns;		/* after the first failure to get a page */
+	struct lp_recorder *trace;	/* borrowed likewise, started and stopped; NULL: none */
 };
 
 struct lp_restore_stats {

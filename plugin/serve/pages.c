@@ -144,7 +144,7 @@ int pages_frame(struct conn *c, struct req *r)
 	meta = lp_put_pages(c->head + LP_FRAME_HEADER, sizeof(c->head) - LP_FRAME_HEADER, &b.m);
 	if (meta < 0)
 		return -EIO;
-	head = lp_frame_close(c->head, LP_MSG_PAGES, r->len ? LP_FLAG_MORE : 0, r->id, meta, b.used);
+	head = lp_frame_close(c->head, LP_MSG_PAGES, r->len || r->after ? LP_FLAG_MORE : 0, r->id, meta, b.used);
 	c->iov[0] = (struct iovec){ c->head, head };
 	c->iov[1] = (struct iovec){ c->data, b.used };
 	c->niov = b.used ? 2 : 1;
