@@ -48,7 +48,7 @@ endif
 PROTOS    := $(wildcard images/*.proto)
 PB_C      := $(PROTOS:%.proto=$(B)/gen/%.pb-c.c)
 PB_H      := $(PB_C:.c=.h)
-LIB_SRC   := $(wildcard plugin/base/*.c plugin/engine/*.c plugin/source/*.c plugin/restore/*.c \
+LIB_SRC   := $(wildcard plugin/base/*.c plugin/engine/*.c plugin/source/*.c plugin/restore/*.c plugin/guard/*.c \
 	     plugin/proto/*.c plugin/net/*.c plugin/serve/*.c images/*.c)
 CLI_SRC   := $(wildcard plugin/cli/*.c)
 UNIT_SRC  := $(wildcard test/unit/*_test.c)

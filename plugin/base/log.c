@@ -30,6 +30,11 @@ int lp_log_init(const char *path, int level)
 	return 0;
 }
 
+int lp_log_fd(void)
+{
+	return log_fd;
+}
+
 void lp_log(int level, const char *fmt, ...)
 {
 	struct timespec now;

@@ -19,6 +19,8 @@ enum lp_log_level {
  * @level. Returns 0 or -errno. Not thread-safe; call before threads start.
  */
 int lp_log_init(const char *path, int level);
+/* The descriptor it writes to. */
+int lp_log_fd(void);
 void lp_log(int level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 extern int lp_log_level;

@@ -24,6 +24,14 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
+static void advance(struct lp_mm *mm, struct lp_flight *f, uint64_t addr, uint64_t len)
+{
+	lp_crash_point(copy_after);
+	note_filled(mm, addr, len);
+	lp_crash_point(copy_noted);
+	lp_flight_advance(f, len);
+}
+
 /*
  * Up to @len bytes of the head piece of @f from @src. The gate is held; the
  * caller of an urgent flight wakes the head piece's first @len bytes when it has
@@ -47,6 +55,7 @@ static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src,
 		uint64_t addr = lp_flight_head(f)->addr;
 
 		n = min_u64(n, len);
+		lp_crash_point(copy_before);
 		rc = lp_uffd_copy(mm->fd, addr, src, n, &done);
 		step = done;
 		atomic_fetch_add_explicit(count, done, memory_order_relaxed);
@@ -74,11 +83,11 @@ static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src,
 		} else {
 stop:
 			if (step)
-				lp_flight_advance(f, step);
+				advance(mm, f, addr, step);
 			return rc;
 		}
 		if (step)
-			lp_flight_advance(f, step);
+			advance(mm, f, addr, step);
 		src += step;
 		len -= step;
 	}
@@ -144,7 +153,9 @@ void mm_gone(struct lp_mm *mm)
 	pthread_mutex_lock(&r->lock);
 	if (!lp_space_dead(mm->space)) {
 		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
+		note_begin(r);
 		lp_space_exit(mm->space);
+		note_call(mm, LP_J_EXIT);
 	}
 	pthread_mutex_unlock(&r->lock);
 	lp_gate_leave_alone(&mm->gate);
@@ -289,6 +300,7 @@ void *bulk_main(void *arg)
 			continue;
 		}
 		pthread_mutex_unlock(&r->lock);
+		lp_crash_point(claim);
 		bulk_fill(lp_space_host(lp_flight_space(f)), f, &w, rd);
 		pthread_mutex_lock(&r->lock);
 	}
@@ -336,6 +348,7 @@ static void urgent_fill(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf)
 				rc = -EIO;
 			break;
 		}
+		lp_crash_point(urgent);
 		lp_gate_enter(&mm->gate);
 		p = lp_flight_head(f);
 		if (p && p->obj == at.obj && p->img - at.img < at.len) {
