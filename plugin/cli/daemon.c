@@ -549,7 +549,7 @@ int cmd_daemon(int argc, char **argv)
 	struct lp_err err = { "" };
 	pid_t pid = 0, old_anchor = 0;
 	char *dir = NULL;
-	int rc;
+	int rc, status = 1;
 
 	if (parse(argc, argv, &o))
 		return 2;
@@ -587,8 +587,8 @@ int cmd_daemon(int argc, char **argv)
 	if (rc)
 		complain(&run, &err);
 	else
-		rc = run.j ? guarded(&run, old_anchor) : work(&run);
+		status = run.j ? guarded(&run, old_anchor) : work(&run);
 	lp_journal_free(run.j);
 	free(dir);
-	return rc ? 1 : 0;
+	return status;
 }

@@ -279,6 +279,8 @@ void lp_guard_begin(struct lp_journal *j, const char *path)
 		fprintf(stderr, "lazypages daemon: LAZYPAGES_TEST_CRASH=%s: cannot be understood; the labels are:\n",
 			getenv("LAZYPAGES_TEST_CRASH"));
 		lp_crash_list(stderr);
+		j->h->exit_code = 2;
+		lp_journal_flag(j, LP_JF_ENDED);
 		_exit(2);
 	}
 	lp_crash_point(restart_begin);

@@ -364,6 +364,9 @@ static int wait_all(struct waiting *w, struct lp_err *err)
 
 	if (r->j)
 		resume(w, err, &result);
+	/* What the dead worker had taken from the socket does not make it readable again. */
+	if (w->sock >= 0)
+		on_handoff(w, err, &result);
 	while (!done) {
 		struct pollfd p[5] = {
 			{ .fd = w->listen_fd, .events = POLLIN },
