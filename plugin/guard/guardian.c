@@ -70,6 +70,10 @@ static void worker_main(struct guardian *g)
 	sigprocmask(SIG_SETMASK, &set, NULL);
 	oom_adj(&g->oom_adj);
 	prctl(PR_SET_NAME, "lazypages-work");
+	/* Without a guardian: fill the rest in a hurry, or leave if CRIU has not come. */
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	if (lp_guard_orphan(g->j))
+		kill(getpid(), SIGTERM);
 	lp_journal_lock(g->j);
 	code = g->conf->worker(g->conf->arg);
 	if (code < 0)

@@ -70,6 +70,7 @@ struct lp_mm {
 	uint64_t retry_at; /* when deferred faults are due */
 	bool warned_nomem, warned_source, warned_files;
 	bool check; /* the reader shall see whether it is complete or dead */
+	bool ended; /* the kernel has said so; r->lock */
 	bool polled; /* in the epoll set; young children are not (lp_space_young()) */
 };
 

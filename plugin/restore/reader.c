@@ -103,10 +103,15 @@ int mm_there(void *host, uint64_t start, uint64_t len)
 
 	if (note_replays(mm->r, &rc))
 		return rc;
-	rc = lp_uffd_there(mm->fd, start, len);
+	/* The engine may ask for each page of a child that has ended: not the kernel, each time. */
+	rc = mm->ended ? -ESRCH : lp_uffd_there(mm->fd, start, len);
 	/* Two in a row, as in fill_chunk(): a change may begin between the kernel's two looks. */
 	if (!rc)
 		rc = lp_uffd_there(mm->fd, start, len);
+	if (rc == -ESRCH) {
+		mm->ended = true;
+		rc = 0;
+	}
 	return note_answer(mm->r, rc);
 }
 

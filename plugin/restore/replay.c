@@ -230,24 +230,32 @@ static int handle_zone(struct lp_replay *p, struct lp_reader *rd)
 	return 0;
 }
 
-/* The greatest range that the kernel takes, since the task's addresses may end anywhere; each try wakes. */
-static void wake_all(int fd)
+/*
+ * All of an address space. Where its addresses end the kernel does not say, but
+ * it refuses more: *@end is what it took last, most often the same for all.
+ */
+static void wake_all(int fd, uint64_t *end)
 {
 	uint64_t start = 0x10000, lo = start, hi = UINT64_C(1) << 57, mid;
 
-	while (hi - lo > LP_PAGE_SIZE) {
+	if (*end && lp_uffd_wake(fd, start, *end - start) != -EINVAL &&
+	    lp_uffd_wake(fd, start, *end + LP_PAGE_SIZE - start) == -EINVAL)
+		return;
+	while (hi - lo > LP_PAGE_SIZE) { /* each try that is not refused wakes */
 		mid = (lo + (hi - lo) / 2) & ~(LP_PAGE_SIZE - 1);
 		if (lp_uffd_wake(fd, start, mid - start) == -EINVAL)
 			hi = mid;
 		else
 			lo = mid;
 	}
+	*end = lo;
 }
 
 /* Poll what is to be polled, and have everybody fault again. */
 static int revive(struct lp_restore *r)
 {
 	struct lp_mm *mm;
+	uint64_t end = 0;
 	int rc = 0;
 
 	for (mm = r->mms; mm && !rc; mm = mm->next) {
@@ -255,7 +263,7 @@ static int revive(struct lp_restore *r)
 		mm->epoch++;
 		if (!mm->polled && !lp_space_young(mm->space) && !lp_space_dead(mm->space))
 			rc = mm_poll(mm);
-		wake_all(mm->fd);
+		wake_all(mm->fd, &end);
 	}
 	return rc;
 }

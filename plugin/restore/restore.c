@@ -350,6 +350,7 @@ static void look_for_guardian(struct waiting *w)
 {
 	if (w->orphan || !w->r->j || !lp_guard_orphan(w->r->j))
 		return;
+	/* A SIGTERM comes with it (PR_SET_PDEATHSIG), so all is filled in a hurry. */
 	w->orphan = true;
 	pr_err("the guardian is gone: going on without; if this process (%d) dies, too, the tasks wait until "
 	       "`lazypages daemon --take-over`",
@@ -377,8 +378,7 @@ static int wait_all(struct waiting *w, struct lp_err *err)
 		};
 		uint64_t now, word;
 
-		if (poll(p, 5, r->conf->progress || w->failed_at ? 200 : r->j && !w->orphan ? 1000 : -1) < 0 &&
-		    errno != EINTR)
+		if (poll(p, 5, r->conf->progress || w->failed_at ? 200 : -1) < 0 && errno != EINTR)
 			return lp_err_sys(err, -errno, "poll");
 		if (p[0].revents && w->listen_fd >= 0)
 			on_listen(w, err, &result);

@@ -127,7 +127,7 @@ int lp_uffd_there(int fd, uint64_t start, uint64_t len)
 
 	/* The VMA is looked up before the source is read, and nothing can be read from there. */
 	rc = lp_uffd_copy(fd, start, NULL, len, &done);
-	if (rc == -EAGAIN)
+	if (rc == -EAGAIN || rc == -ESRCH)
 		return rc;
-	return rc != -ENOENT && rc != -ESRCH;
+	return rc != -ENOENT;
 }

@@ -35,7 +35,7 @@ int lp_uffd_wake(int fd, uint64_t start, uint64_t len);
 int lp_uffd_probe(int fd, uint64_t unmapped);
 
 /*
- * Does one registered VMA hold all of [start, start + len)? 1, 0 (also when the
+ * Does one registered VMA hold all of [start, start + len)? 1, 0, -ESRCH (the
  * address space is gone), or -EAGAIN. Changes nothing.
  */
 int lp_uffd_there(int fd, uint64_t start, uint64_t len);
