@@ -49,7 +49,7 @@ PROTOS    := $(wildcard images/*.proto)
 PB_C      := $(PROTOS:%.proto=$(B)/gen/%.pb-c.c)
 PB_H      := $(PB_C:.c=.h)
 LIB_SRC   := $(wildcard plugin/base/*.c plugin/engine/*.c plugin/source/*.c plugin/restore/*.c plugin/guard/*.c \
-	     plugin/proto/*.c plugin/net/*.c plugin/serve/*.c images/*.c)
+	     plugin/proto/*.c plugin/net/*.c plugin/serve/*.c plugin/trace/*.c images/*.c)
 CLI_SRC   := $(wildcard plugin/cli/*.c)
 UNIT_SRC  := $(wildcard test/unit/*_test.c)
 # Programs of tests and benchmarks: one file each, linked with the library.
@@ -196,7 +196,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS    = -O1 -g -std=gnu11 $(WARN) $(CPPFLAGS) -fsanitize=fuzzer,address,undefined \
 	        -fno-sanitize-recover=undefined $(shell $(PKGCONFIG) --cflags libprotobuf-c)
 FUZZERS      := build/fuzz/images_fuzz $(if $(wildcard test/fuzz/engine_fuzz.c),build/fuzz/engine_fuzz) \
-	        build/fuzz/proto_fuzz build/fuzz/serve_fuzz
+	        build/fuzz/proto_fuzz build/fuzz/serve_fuzz build/fuzz/trace_fuzz
 
 build/fuzz/images_fuzz: test/fuzz/images_fuzz.c $(wildcard images/*.[ch]) $(PB_C) build/fuzz/images_seeds
 	$(call say,FUZZER,$@)
@@ -217,6 +217,11 @@ build/fuzz/proto_fuzz: test/fuzz/proto_fuzz.c $(wildcard plugin/proto/*.[ch])
 	$(call say,FUZZER,$@)
 	$(Q)mkdir -p $(@D) && $(CLANG) $(FUZZ_FLAGS) -o $@ $< $(wildcard plugin/proto/*.c) \
 		$(shell $(PKGCONFIG) --libs libxxhash liblz4 libzstd)
+
+build/fuzz/trace_fuzz: test/fuzz/trace_fuzz.c $(wildcard plugin/trace/*.[ch] plugin/engine/*.[ch])
+	$(call say,FUZZER,$@)
+	$(Q)mkdir -p $(@D) && $(CLANG) $(FUZZ_FLAGS) -o $@ $< $(wildcard plugin/trace/*.c plugin/engine/*.c) \
+		$(shell $(PKGCONFIG) --libs libxxhash)
 
 SERVE_C := $(wildcard plugin/serve/*.c plugin/net/*.c plugin/proto/*.c plugin/base/*.c images/*.c) test/lib/imgbuild.c
 build/fuzz/serve_fuzz: test/fuzz/serve_fuzz.c test/fuzz/serve_seeds.py $(SERVE_C) $(wildcard plugin/*/*.h images/*.h) $(PB_C)

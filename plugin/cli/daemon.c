@@ -24,7 +24,7 @@
 #include "source/remote.h"
 
 struct opts {
-	const char *images_dir, *work_dir, *log_file, *pidfile;
+	const char *images_dir, *work_dir, *log_file, *pidfile, *trace_file;
 	int status_fd, verbosity;
 	bool daemon, background, page_server, guardian, take_over;
 	unsigned workers;
@@ -50,6 +50,7 @@ static void usage(FILE *f)
 	      "      --pidfile FILE     write the daemon's pid\n"
 	      "      --status-fd N      write one zero byte there when ready\n"
 	      "      --workers N        threads of the background fill (default: CPUs, at most 4)\n"
+	      "      --trace FILE       record all that happens, for `lazypages trace`\n"
 	      "      --no-background    fill only what the tasks touch\n"
 	      "      --no-guardian      one process only: when it is killed, tasks read zeros\n"
 	      "      --take-over        go on for a daemon that was killed with its guardian in WORKDIR\n"
@@ -75,6 +76,7 @@ enum {
 	OPT_FROM,
 	OPT_COMPRESS,
 	OPT_TIMEOUT,
+	OPT_TRACE,
 	OPT_REMOTE, /* --address and all that only matter with --page-server */
 };
 
@@ -127,6 +129,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "from", required_argument, NULL, OPT_FROM },
 		{ "compress", required_argument, NULL, OPT_COMPRESS },
 		{ "timeout", required_argument, NULL, OPT_TIMEOUT },
+		{ "trace", required_argument, NULL, OPT_TRACE },
 		{ "address", required_argument, NULL, OPT_REMOTE },
 		{ "port", required_argument, NULL, OPT_REMOTE },
 		{ "tls", no_argument, NULL, OPT_REMOTE },
@@ -209,6 +212,9 @@ static int parse(int argc, char **argv, struct opts *o)
 				return -EINVAL;
 			}
 			o->timeout_ms = v * 1000;
+			break;
+		case OPT_TRACE:
+			o->trace_file = optarg;
 			break;
 		case OPT_NO_BACKGROUND:
 			o->background = false;
@@ -461,6 +467,17 @@ static int listening(struct run *run, int *fd, struct lp_err *err)
 	return rc ? lp_err(err, rc, "cannot start") : 0;
 }
 
+/* A trace is of one worker: what another one starts from is in the journal, not in the trace. */
+static int open_trace(struct run *run, struct lp_recorder **trace, struct lp_err *err)
+{
+	if (!run->o->trace_file)
+		return 0;
+	if (!run->j || run->j->h->workers == 1)
+		return lp_recorder_open(run->o->trace_file, trace, err);
+	pr_warn("--trace: %s ends with the first worker", run->o->trace_file);
+	return 0;
+}
+
 /* From images to the last page. Returns the exit status, -1: another worker must go on. */
 static int work(void *arg)
 {
@@ -481,7 +498,9 @@ static int work(void *arg)
 	if (run->j)
 		lp_guard_begin(run->j, LP_RESTORE_SOCKET);
 	test_delays();
-	rc = open_source(o, run->dir, &im, &src, &err);
+	rc = open_trace(run, &conf.trace, &err);
+	if (!rc)
+		rc = open_source(o, run->dir, &im, &src, &err);
 	if (!rc && run->j)
 		rc = same_checkpoint(run, im, &err);
 	if (!rc)
@@ -507,6 +526,7 @@ static int work(void *arg)
 	}
 	if (rc)
 		complain(run, &err);
+	lp_recorder_close(conf.trace);
 	if (src)
 		src->ops->close(src);
 	lp_images_close(im);

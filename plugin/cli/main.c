@@ -14,6 +14,7 @@ static const struct {
 	{ "serve", cmd_serve, "offer checkpoints to other hosts" },
 	{ "inspect", cmd_inspect, "show what a checkpoint holds" },
 	{ "check", cmd_check, "can this machine restore lazily?" },
+	{ "trace", cmd_trace, "show or replay what `daemon --trace` recorded" },
 	/* What callers of `criu lazy-pages` say. */
 	{ "lazy-pages", cmd_daemon, NULL },
 };

@@ -170,6 +170,10 @@ struct lp_piece {
 };
 
 struct lp_space *lp_flight_space(const struct lp_flight *f);
+/* The how many-th flight of the engine it is, from 1 on: its name in a trace. */
+uint64_t lp_flight_id(const struct lp_flight *f);
+/* Piece @i of what is left; false: it has no more. Changes nothing, may be asked in an unsettled space. For traces. */
+bool lp_flight_piece(const struct lp_flight *f, uint32_t i, struct lp_piece *p);
 bool lp_flight_urgent(const struct lp_flight *f);
 /* The page that a thread waits for (urgent flights). */
 uint64_t lp_flight_fault_addr(const struct lp_flight *f);

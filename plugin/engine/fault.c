@@ -182,14 +182,18 @@ bool lp_space_has_deferred(const struct lp_space *s)
 	return s->ndeferred != 0;
 }
 
-/* Readahead doubles while each fault hits the page after the last flight. */
+/*
+ * Readahead doubles while each fault comes soon after the end of the last
+ * flight: not exactly there, since the background goes on from the same place.
+ */
 static uint64_t readahead_len(struct lp_space *s, uint64_t addr, uint64_t max)
 {
 	uint64_t page = s->engine->page;
+	bool near = addr >= s->seq_next && addr - s->seq_next <= max;
 
-	if (addr == s->seq_next && s->seq_len < max)
+	if (near && s->seq_len < max)
 		s->seq_len *= 2;
-	else if (addr != s->seq_next)
+	else if (!near)
 		s->seq_len = page;
 	if (s->seq_len < page)
 		s->seq_len = page;

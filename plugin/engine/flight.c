@@ -24,6 +24,7 @@ int flight_new(struct lp_space *s, unsigned cap, struct lp_flight **out)
 	}
 	f->cap = cap;
 	f->space = s;
+	f->id = ++s->engine->nflights;
 	f->next = s->flights;
 	if (f->next)
 		f->next->prev = f;
@@ -123,6 +124,19 @@ void flights_drop_all(struct lp_space *s)
 struct lp_space *lp_flight_space(const struct lp_flight *f)
 {
 	return f->space;
+}
+
+uint64_t lp_flight_id(const struct lp_flight *f)
+{
+	return f->id;
+}
+
+bool lp_flight_piece(const struct lp_flight *f, uint32_t i, struct lp_piece *p)
+{
+	if (i >= f->n - f->head)
+		return false;
+	*p = f->pieces[f->head + i];
+	return true;
 }
 
 bool lp_flight_urgent(const struct lp_flight *f)

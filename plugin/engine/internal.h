@@ -83,6 +83,7 @@ struct lp_flight {
 	struct lp_space *space;
 	struct lp_flight *next, *prev;
 	uint64_t fault_addr;
+	uint64_t id;
 	bool urgent;
 	uint32_t head, n, cap;
 	struct lp_piece *pieces;
@@ -91,6 +92,7 @@ struct lp_flight {
 struct lp_engine {
 	struct lp_pool pool;
 	uint64_t page;
+	uint64_t nflights; /* claimed so far */
 	int (*there)(void *host, uint64_t start, uint64_t len);
 	struct lp_space *ring; /* any space, or NULL */
 	struct lp_space *turn; /* whose turn it is in the background */

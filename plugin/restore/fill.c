@@ -17,7 +17,6 @@
 #define MS UINT64_C(1000000)
 #define BACKOFF_MIN (20 * MS / 1000)
 #define BACKOFF_MAX (2 * MS)
-#define PASS_NS UINT64_C(10000)
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
@@ -29,7 +28,7 @@ static void advance(struct lp_mm *mm, struct lp_flight *f, uint64_t addr, uint64
 	lp_crash_point(copy_after);
 	note_filled(mm, addr, len);
 	lp_crash_point(copy_noted);
-	lp_flight_advance(f, len);
+	eng_advance(f, len);
 }
 
 /*
@@ -56,7 +55,7 @@ static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src,
 
 		n = min_u64(n, len);
 		lp_crash_point(copy_before);
-		rc = lp_uffd_copy(mm->fd, addr, src, n, &done);
+		rc = mm_copy(mm, f, addr, src, n, &done);
 		step = done;
 		atomic_fetch_add_explicit(count, done, memory_order_relaxed);
 		if (!rc) {
@@ -68,7 +67,7 @@ static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src,
 			if (n - done > LP_PAGE_SIZE) {
 				n = ((n - done) / 2 + LP_PAGE_SIZE - 1) & ~(LP_PAGE_SIZE - 1);
 			} else {
-				rc = lp_uffd_copy(mm->fd, addr + done, src + done, LP_PAGE_SIZE, &done);
+				rc = mm_copy(mm, f, addr + done, src + done, LP_PAGE_SIZE, &done);
 				if (rc == -ENOENT) {
 					pr_debug("%d.%u: no place for 0x%" PRIx64 " any more", mm->pid, mm->id,
 						 addr + step);
@@ -92,17 +91,6 @@ stop:
 		len -= step;
 	}
 	return 0;
-}
-
-int fill_pieces(struct lp_mm *mm, struct lp_flight *f, const uint8_t *buf, uint64_t img, uint64_t len,
-		_Atomic uint64_t *count)
-{
-	const struct lp_piece *p;
-	int rc = 0;
-
-	while (!rc && (p = lp_flight_head(f)))
-		rc = fill_chunk(mm, f, buf + (p->img - img), min_u64(p->len, img + len - p->img), count);
-	return rc;
 }
 
 void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj)
@@ -139,7 +127,7 @@ void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj)
 		mm->warned_source = true;
 		mm->backoff = 1000 * MS;
 	}
-	lp_space_stall(mm->space, now + mm->backoff);
+	eng_stall(mm->space, now + mm->backoff);
 	pthread_cond_signal(&r->bulk_cond); /* a sleeping worker may not know of what has come back */
 	if (!mm->retry_at || mm->retry_at < now)
 		mm->retry_at = now + mm->backoff;
@@ -154,7 +142,7 @@ void mm_gone(struct lp_mm *mm)
 	if (!lp_space_dead(mm->space)) {
 		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
 		note_begin(r);
-		lp_space_exit(mm->space);
+		eng_exit(mm->space);
 		note_call(mm, LP_J_EXIT);
 	}
 	pthread_mutex_unlock(&r->lock);
@@ -165,7 +153,7 @@ void flight_finish(struct lp_restore *r, struct lp_flight *f)
 {
 	const struct timespec pause = { .tv_nsec = 10 * MS };
 
-	while (lp_flight_finish(f)) {
+	while (eng_finish(f)) {
 		pthread_mutex_unlock(&r->lock);
 		nanosleep(&pause, NULL);
 		pthread_mutex_lock(&r->lock);
@@ -237,8 +225,8 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			 * only wakes it sooner, so not when nobody faults.
 			 */
 			if (at.len <= CHUNK_FAULTS)
-				lp_uffd_wake(mm->fd, at.addr, at.len);
-			/* Somebody else has just looked. */
+				mm_wake(r, mm->fd, mm->id, at.addr, at.len);
+			/* Unless somebody else has just looked. */
 			if (lp_now() - atomic_load_explicit(&r->last_pass, memory_order_relaxed) > PASS_NS)
 				reader_pass(rd);
 		} else {
@@ -247,6 +235,7 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			lp_gate_leave(&mm->gate);
 			busy_end(r);
 			rc = src->ops->map(src, w, at.obj, at.img, left);
+			record_source(r, LP_HOW_MAP, at.obj, at.img, left, rc);
 			busy_begin(r);
 			if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
 				rc = -EIO; /* these mean something else for a fill */
@@ -284,15 +273,16 @@ void *bulk_main(void *arg)
 		abort();
 	}
 	rd->r = r;
-	rd->nwakes = 0;
+	rd->nwakes = rd->njobs = 0;
 	lp_prio_bulk();
+	lp_recorder_thread(LP_BY_BULK);
 	pthread_mutex_lock(&r->lock);
 	while (!r->stopping) {
 		when = LP_NEVER;
 		rc = -EAGAIN;
 		/* Before CRIU has registered everything it would only fight with CRIU for locks and CPUs. */
 		if ((r->conf->background || r->hurry) && !r->failed && !r->fatal && atomic_load(&r->armed))
-			rc = lp_engine_next(r->engine, FLIGHT_BYTES, FLIGHT_PIECES, lp_now(), &f, &when);
+			rc = eng_next(r, FLIGHT_BYTES, FLIGHT_PIECES, lp_now(), &f, &when);
 		if (rc == -ENOMEM)
 			when = lp_now() + 10 * MS;
 		if (rc) {
@@ -324,48 +314,79 @@ int urgent_push(struct lp_restore *r, struct lp_flight *f)
 	return 0;
 }
 
-static void urgent_fill(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf)
+/*
+ * One chunk of an urgent flight, through @buf of CHUNK bytes; then the threads
+ * that wait for it go on. True: the flight has ended, or @nowait and the urgent
+ * threads have it, since its bytes are not at hand.
+ */
+static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bool nowait)
 {
 	struct lp_restore *r = mm->r;
 	struct lp_source *src = r->source;
 	const struct lp_piece *p;
 	struct lp_piece at = { 0 };
+	bool more = false;
 	int rc = 0;
 
-	/* One piece at first; layout events may have cut or moved it. */
-	while (!rc) {
-		lp_gate_enter(&mm->gate);
-		p = lp_flight_head(f);
-		if (p)
-			at = *p;
-		lp_gate_leave(&mm->gate);
-		if (!p)
-			break;
-		at.len = min_u64(at.len, CHUNK);
-		rc = src->ops->read(src, at.obj, at.img, buf, at.len);
-		if (rc) {
-			if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
-				rc = -EIO;
-			break;
-		}
-		lp_crash_point(urgent);
-		lp_gate_enter(&mm->gate);
-		p = lp_flight_head(f);
-		if (p && p->obj == at.obj && p->img - at.img < at.len) {
-			uint64_t skip = p->img - at.img;
-
-			at.addr = p->addr;
-			at.len = min_u64(p->len, at.len - skip);
-			rc = fill_chunk(mm, f, buf + skip, at.len, &r->filled_urgent);
-		}
-		lp_gate_leave(&mm->gate);
-		lp_uffd_wake(mm->fd, at.addr, at.len);
+	lp_gate_enter(&mm->gate);
+	p = lp_flight_head(f);
+	if (p)
+		at = *p;
+	lp_gate_leave(&mm->gate);
+	if (!p)
+		goto end;
+	at.len = min_u64(at.len, CHUNK);
+	rc = (nowait ? src->ops->try_read : src->ops->read)(src, at.obj, at.img, buf, at.len);
+	record_source(r, nowait ? LP_HOW_TRY : LP_HOW_READ, at.obj, at.img, at.len, rc);
+	if (rc == -EAGAIN && nowait) {
+		pthread_mutex_lock(&r->lock);
+		rc = urgent_push(r, f);
+		pthread_mutex_unlock(&r->lock);
+		if (!rc)
+			return true;
+		goto end;
 	}
+	if (rc) {
+		if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
+			rc = -EIO; /* these mean something else for a fill */
+		goto end;
+	}
+	lp_crash_point(urgent);
+	/* Layout events may have cut or moved it in the meantime. */
+	lp_gate_enter(&mm->gate);
+	p = lp_flight_head(f);
+	if (p && p->obj == at.obj && p->img - at.img < at.len) {
+		uint64_t skip = p->img - at.img;
+
+		at.addr = p->addr;
+		at.len = min_u64(p->len, at.len - skip);
+		rc = fill_chunk(mm, f, buf + skip, at.len, &r->filled_urgent);
+	}
+	more = lp_flight_head(f);
+	lp_gate_leave(&mm->gate);
+	mm_wake(r, mm->fd, mm->id, at.addr, at.len);
+	if (!rc && more)
+		return false;
 	if (rc == -ESRCH)
 		mm_gone(mm);
+end:
 	pthread_mutex_lock(&r->lock);
 	flight_end(mm, f, rc, at.img, at.obj);
 	pthread_mutex_unlock(&r->lock);
+	return true;
+}
+
+void jobs_round(struct lp_reader *rd)
+{
+	unsigned i, n = 0;
+
+	for (i = 0; i < rd->njobs; i++) {
+		struct lp_flight *f = rd->jobs[i];
+
+		if (!urgent_chunk(lp_space_host(lp_flight_space(f)), f, rd->buf, true))
+			rd->jobs[n++] = f;
+	}
+	rd->njobs = n;
 }
 
 void *urgent_main(void *arg)
@@ -379,6 +400,7 @@ void *urgent_main(void *arg)
 		abort();
 	}
 	lp_prio_urgent();
+	lp_recorder_thread(LP_BY_URGENT);
 	pthread_mutex_lock(&r->lock);
 	while (!r->stopping) {
 		u = r->urgent_head;
@@ -390,7 +412,8 @@ void *urgent_main(void *arg)
 		if (!r->urgent_head)
 			r->urgent_tail = &r->urgent_head;
 		pthread_mutex_unlock(&r->lock);
-		urgent_fill(lp_space_host(lp_flight_space(u->flight)), u->flight, buf);
+		while (!urgent_chunk(lp_space_host(lp_flight_space(u->flight)), u->flight, buf, false))
+			;
 		free(u);
 		pthread_mutex_lock(&r->lock);
 	}

@@ -116,6 +116,34 @@ void lp_gate_enter_alone(struct lp_gate *g)
 		wait_a_little(g, w, &p);
 }
 
+bool lp_gate_try_alone(struct lp_gate *g, uint64_t ns)
+{
+	uint32_t w = atomic_load(&g->word);
+	uint64_t end = 0;
+	unsigned tries = 0;
+
+	do {
+		if (w & LP_GATE_ALONE)
+			return false;
+	} while (!atomic_compare_exchange_weak(&g->word, &w, w | LP_GATE_ALONE));
+	while ((w = atomic_load(&g->word)) != LP_GATE_ALONE) {
+		pause_cpu();
+		if (++tries % 8)
+			continue;
+		if (!end) {
+			end = now_ns() + ns;
+		} else if (now_ns() >= end) {
+			/* Take the announcement back, unless the last one has just left. */
+			while (w != LP_GATE_ALONE)
+				if (atomic_compare_exchange_weak(&g->word, &w, w & ~LP_GATE_ALONE)) {
+					wake_all(g);
+					return false;
+				}
+		}
+	}
+	return true;
+}
+
 void lp_gate_leave_alone(struct lp_gate *g)
 {
 	atomic_store(&g->word, 0);

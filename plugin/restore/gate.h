@@ -26,6 +26,8 @@ struct lp_gate {
 void lp_gate_enter(struct lp_gate *g);
 void lp_gate_leave(struct lp_gate *g);
 void lp_gate_enter_alone(struct lp_gate *g);
+/* The same for at most about @ns; false: somebody is still inside, or wants to be alone too. */
+bool lp_gate_try_alone(struct lp_gate *g, uint64_t ns);
 void lp_gate_leave_alone(struct lp_gate *g);
 
 #endif

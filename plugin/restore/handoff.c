@@ -78,7 +78,7 @@ static int prime(struct builder *b, uint64_t addr, unsigned *count)
 	if (*count == PRIME_MAX)
 		return 0;
 	++*count;
-	return lp_space_defer(b->space, addr);
+	return eng_defer(b->space, addr);
 }
 
 /* VMAs before @end of which nothing is in the checkpoint: a zero page, since faults give them zero pages. */
@@ -98,7 +98,7 @@ static int add_lazy(void *arg, uint64_t start, uint64_t end, const struct lp_vma
 	int rc;
 
 	b->bytes += end - start;
-	rc = lp_space_add_missing(b->space, start, end, start, b->obj);
+	rc = eng_add_missing(b->space, start, end, start, b->obj);
 	if (rc || vma < b->next)
 		return rc;
 	rc = prime_empty(b, vma);
@@ -112,24 +112,24 @@ static int build_space(struct lp_restore *r, const struct lp_task *t, uint32_t o
 	size_t i;
 	int rc;
 
-	rc = lp_space_new(r->engine, mm, &b.space);
+	rc = eng_space_new(r->engine, mm, &b.space);
 	for (i = 0; !rc && i < t->nvmas; i++) {
 		const struct lp_vma *v = &t->vmas[i];
 
 		if (!v->lazy)
 			continue;
-		rc = lp_space_add_extent(b.space, v->start, v->end);
+		rc = eng_add_extent(b.space, v->start, v->end);
 		if (!rc && v->madv & UINT64_C(1) << MADV_DONTFORK)
-			rc = lp_space_add_dontfork(b.space, v->start, v->end);
+			rc = eng_add_dontfork(b.space, v->start, v->end);
 		else if (!rc && v->madv & UINT64_C(1) << MADV_WIPEONFORK)
-			rc = lp_space_add_wiped(b.space, v->start, v->end);
+			rc = eng_add_wiped(b.space, v->start, v->end);
 	}
 	if (!rc)
 		rc = lp_task_lazy_ranges(t, add_lazy, &b);
 	if (!rc)
 		rc = prime_empty(&b, t->vmas + t->nvmas);
 	if (rc) {
-		lp_space_free(b.space);
+		eng_space_free(b.space);
 		return rc;
 	}
 	mm->space = b.space;

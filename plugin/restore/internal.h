@@ -13,6 +13,7 @@
  *   2. mm->gate  (see gate.h)
  *   3. r->lock   the engine, the list of mms, the urgent queue, everything in
  *                struct lp_restore and struct lp_mm that is not atomic
+ *   4. the recorder's own, see recorder.c
  * Nothing sleeps for a source while it holds any of them (but for pages that
  * left the page cache a moment ago), and tasks are woken when role and gate are
  * left: a woken task might take the CPU from us at once.
@@ -49,8 +50,10 @@
 /* Descriptors kept for the children of forks when all others are in use, and how many are given up at once. */
 #define RESERVE 64
 #define RESERVE_STEP 16
-/* Readahead of faults that come in sequence, at most: what one turn of the reader copies. */
-#define READAHEAD CHUNK
+/* Readahead of faults that come in sequence, at most; it is filled, and threads woken, chunk by chunk. */
+#define READAHEAD (UINT64_C(128) << 10)
+/* Threads that fill look for messages this often. */
+#define PASS_NS UINT64_C(10000)
 
 struct lp_restore;
 
@@ -88,6 +91,7 @@ struct lp_restore {
 	struct lp_jhand *hand;	/* likewise what comes on the hand-off socket; of main */
 	struct lp_jzone own_zone;
 	struct lp_jhand own_hand;
+	struct lp_recorder *trace; /* NULL: none is made */
 
 	pthread_mutex_t role, lock;
 	pthread_cond_t bulk_cond, urgent_cond, idle_cond; /* on CLOCK_MONOTONIC */
@@ -172,9 +176,11 @@ struct lp_reader {
 	struct lp_restore *r;
 	struct wake {
 		int fd;
+		unsigned id; /* of the mm */
 		uint64_t addr, len;
 	} wakes[64]; /* due when role and gate are left */
-	unsigned nwakes;
+	struct lp_flight *jobs[64]; /* urgent flights to fill then, owned */
+	unsigned nwakes, njobs;
 	uint8_t buf[CHUNK];
 };
 
@@ -208,13 +214,8 @@ void mm_free(struct lp_mm *mm);
 /* fill.c */
 void *bulk_main(void *arg);
 void *urgent_main(void *arg);
-/*
- * Copy what is left of @f from @buf, which holds the object's bytes from @img
- * on for @len bytes. The gate must be held (shared or alone). Returns 0 or why
- * it stopped; drops what has no place any more.
- */
-int fill_pieces(struct lp_mm *mm, struct lp_flight *f, const uint8_t *buf, uint64_t img, uint64_t len,
-		_Atomic uint64_t *count);
+/* A chunk of each of @rd's jobs; those that have ended leave the list. Neither role, gate nor lock held. */
+void jobs_round(struct lp_reader *rd);
 /* A thread of the background begins or stops to be busy (see lp_restore.busy). */
 void busy_begin(struct lp_restore *r);
 void busy_end(struct lp_restore *r);
@@ -235,5 +236,14 @@ int lp_exits_fd(struct lp_exits *x);
 /* Read what is there; true when some task of the machine may have ended or called exec. */
 bool lp_exits_read(struct lp_exits *x);
 void lp_exits_close(struct lp_exits *x);
+
+/* Nobody calls the engine or the kernel past the trace. */
+#include "restore/calls.h"
+#pragma GCC poison lp_flight_advance lp_flight_finish lp_space_add_dontfork lp_space_add_extent
+#pragma GCC poison lp_space_add_missing lp_space_add_wiped lp_space_answered lp_space_defer lp_space_exit
+#pragma GCC poison lp_space_fault lp_space_fork lp_space_free lp_space_new lp_space_next_deferred
+#pragma GCC poison lp_space_next_wake lp_space_remap lp_space_remove lp_space_settled lp_space_stall
+#pragma GCC poison lp_space_unmap
+#pragma GCC poison lp_engine_next lp_uffd_copy lp_uffd_zero lp_uffd_wake lp_uffd_probe
 
 #endif

@@ -27,6 +27,15 @@
 /* How long the waiting thread trusts busy bulk threads to look for messages. */
 #define WATCH_NS UINT64_C(500000)
 
+/*
+ * A thread inside a gate may have lost its CPU to a task that was just woken,
+ * and whoever waits for it wastes another. So this long, a little more than a
+ * short chunk takes; then on with the own work, and once more after the next
+ * chunk. But for no longer than INSIST_NS: then sleeping, until the gate is free.
+ */
+#define TRY_NS UINT64_C(8000)
+#define INSIST_NS UINT64_C(100000)
+
 static void wake_flush(struct lp_reader *rd)
 {
 	unsigned i;
@@ -39,7 +48,7 @@ static void wake_flush(struct lp_reader *rd)
 	if (rd->nwakes)
 		lp_crash_point(wake);
 	for (i = 0; i < rd->nwakes; i++)
-		lp_uffd_wake(rd->wakes[i].fd, rd->wakes[i].addr, rd->wakes[i].len);
+		mm_wake(rd->r, rd->wakes[i].fd, rd->wakes[i].id, rd->wakes[i].addr, rd->wakes[i].len);
 	rd->nwakes = 0;
 }
 
@@ -47,7 +56,7 @@ static void wake_later(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr, ui
 {
 	if (rd->nwakes == sizeof(rd->wakes) / sizeof(rd->wakes[0]))
 		wake_flush(rd);
-	rd->wakes[rd->nwakes++] = (struct wake){ mm->fd, addr, len };
+	rd->wakes[rd->nwakes++] = (struct wake){ mm->fd, mm->id, addr, len };
 }
 
 struct lp_mm *mm_new(struct lp_restore *r, int fd, int32_t pid)
@@ -112,6 +121,7 @@ int mm_there(void *host, uint64_t start, uint64_t len)
 		mm->ended = true;
 		rc = 0;
 	}
+	RECORD_MM(mm, LP_REC_THERE, start, len, (int64_t)rc);
 	return note_answer(mm->r, rc);
 }
 
@@ -121,7 +131,7 @@ void mm_forget(struct lp_mm *mm)
 	if (mm->next)
 		mm->next->pprev = mm->pprev;
 	mm->r->nmms--;
-	lp_space_free(mm->space);
+	eng_space_free(mm->space);
 	free(mm);
 }
 
@@ -142,7 +152,7 @@ void mm_free(struct lp_mm *mm)
 static void defer(struct lp_mm *mm, uint64_t addr, int why, uint64_t img, uint32_t obj)
 {
 	pthread_mutex_lock(&mm->r->lock);
-	if (lp_space_defer(mm->space, addr))
+	if (eng_defer(mm->space, addr))
 		lose_tree(mm->r, mm, "out of memory for a waiting fault");
 	after_failure(mm, why, img, obj);
 	pthread_mutex_unlock(&mm->r->lock);
@@ -154,7 +164,7 @@ static void gone(struct lp_mm *mm)
 	if (!lp_space_dead(mm->space))
 		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
 	note_begin(mm->r);
-	lp_space_exit(mm->space);
+	eng_exit(mm->space);
 	note_call(mm, LP_J_EXIT);
 	mm->r->again = true; /* its children are young no more */
 	pthread_mutex_unlock(&mm->r->lock);
@@ -166,7 +176,7 @@ static void answer_zero(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 	uint64_t done;
 	int rc;
 
-	rc = lp_uffd_zero(mm->fd, addr, LP_PAGE_SIZE, &done);
+	rc = mm_zero(mm, addr, LP_PAGE_SIZE, &done);
 	switch (rc) {
 	case 0:
 		atomic_fetch_add_explicit(&r->zero_faults, 1, memory_order_relaxed);
@@ -189,36 +199,26 @@ static void answer_zero(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 	}
 	wake_later(rd, mm, addr, LP_PAGE_SIZE);
 	pthread_mutex_lock(&r->lock);
-	lp_space_answered(mm->space, addr);
+	eng_answered(mm->space, addr);
 	pthread_mutex_unlock(&r->lock);
 }
 
+/* Filled when role and gate are left: the gate held alone would stop all others for a copy. */
 static void answer_fill(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f)
 {
 	struct lp_restore *r = rd->r;
-	struct lp_piece at = *lp_flight_head(f);
 	int rc;
 
-	rc = r->source->ops->try_read(r->source, at.obj, at.img, rd->buf, at.len);
-	if (rc == -EAGAIN) {
-		pthread_mutex_lock(&r->lock);
-		rc = urgent_push(r, f);
-		pthread_mutex_unlock(&r->lock);
-		if (!rc)
-			return;
-	} else if (rc) {
-		if (rc == -ENOENT || rc == -ESRCH || rc == -ENOMEM)
-			rc = -EIO;
-	} else {
-		rc = fill_pieces(mm, f, rd->buf, at.img, at.len, &r->filled_urgent);
-		wake_later(rd, mm, at.addr, at.len);
+	if (rd->njobs < sizeof(rd->jobs) / sizeof(rd->jobs[0])) {
+		rd->jobs[rd->njobs++] = f;
+		return;
 	}
-	if (rc == -ESRCH)
-		gone(mm);
 	pthread_mutex_lock(&r->lock);
-	flight_finish(r, f);
-	if (rc && !lp_space_dead(mm->space))
-		after_failure(mm, rc, at.img, at.obj);
+	rc = urgent_push(r, f);
+	if (rc) {
+		flight_finish(r, f);
+		after_failure(mm, rc, 0, 0);
+	}
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -230,9 +230,9 @@ static void answer(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 	int rc;
 
 	pthread_mutex_lock(&r->lock);
-	rc = lp_space_fault(mm->space, addr, READAHEAD, &verdict, &f);
+	rc = eng_fault(mm->space, addr, READAHEAD, &verdict, &f);
 	if (rc && !lp_space_broken(mm->space)) {
-		if (lp_space_defer(mm->space, addr))
+		if (eng_defer(mm->space, addr))
 			lose_tree(r, mm, "out of memory for a fault");
 		after_failure(mm, -ENOMEM, 0, 0);
 	}
@@ -257,7 +257,7 @@ static int on_fork(struct lp_mm *mm, int fd, struct lp_mm **out)
 	int rc;
 
 	lp_crash_point(fork_before);
-	rc = child ? lp_space_fork(mm->space, child, &child->space) : -ENOMEM;
+	rc = child ? eng_fork(mm->space, child, &child->space) : -ENOMEM;
 	if (rc) {
 		/* @fd stays open, and this process with it: the child must wait, not read zeros. */
 		r->orphans++;
@@ -288,32 +288,33 @@ void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg 
 	case UFFD_EVENT_REMAP:
 		pr_debug("%d.%u: remap 0x%" PRIx64 " -> 0x%" PRIx64 " len 0x%" PRIx64, mm->pid, mm->id,
 			 (uint64_t)m->arg.remap.from, (uint64_t)m->arg.remap.to, (uint64_t)m->arg.remap.len);
-		rc = lp_space_remap(mm->space, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
+		rc = eng_remap(mm->space, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
 		r->remaps++;
 		break;
 	case UFFD_EVENT_REMOVE:
 		pr_debug("%d.%u: remove 0x%" PRIx64 "-0x%" PRIx64, mm->pid, mm->id, (uint64_t)m->arg.remove.start,
 			 (uint64_t)m->arg.remove.end);
-		rc = lp_space_remove(mm->space, m->arg.remove.start, m->arg.remove.end);
+		rc = eng_remove(mm->space, m->arg.remove.start, m->arg.remove.end);
 		r->removes++;
 		break;
 	case UFFD_EVENT_UNMAP:
 		pr_debug("%d.%u: unmap 0x%" PRIx64 "-0x%" PRIx64, mm->pid, mm->id, (uint64_t)m->arg.remove.start,
 			 (uint64_t)m->arg.remove.end);
-		rc = lp_space_unmap(mm->space, m->arg.remove.start, m->arg.remove.end);
+		rc = eng_unmap(mm->space, m->arg.remove.start, m->arg.remove.end);
 		r->unmaps++;
 		break;
 	default:
+		RECORD_MM(mm, LP_REC_UNKNOWN, m->event);
 		pr_warn("%d.%u: unknown userfaultfd event 0x%x, left alone: a newer kernel?", mm->pid, mm->id,
 			m->event);
 	}
 	if (rc)
 		lose_tree(r, mm, strerror(-rc));
 	note_message(mm, m, idx, child);
-	while (lp_space_next_wake(mm->space, &addr))
+	while (eng_next_wake(mm->space, &addr))
 		wake_later(rd, mm, addr, LP_PAGE_SIZE);
 	/* What the change refused may go on as soon as the task has run. */
-	lp_space_stall(mm->space, now);
+	eng_stall(mm->space, now);
 	mm->retry_at = now;
 	mm->backoff = 0;
 	pthread_cond_broadcast(&r->bulk_cond);
@@ -329,7 +330,7 @@ static int probe_mm(struct lp_mm *mm)
 	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
 		addr += LP_PAGE_SIZE;
 	pthread_mutex_unlock(&mm->r->lock);
-	return lp_uffd_probe(mm->fd, addr);
+	return mm_probe(mm, addr);
 }
 
 /*
@@ -358,12 +359,12 @@ static void settle(struct lp_reader *rd, struct lp_mm *mm)
 	lp_crash_point(settle_before);
 	pthread_mutex_lock(&r->lock);
 	note_begin(r);
-	rc = lp_space_settled(mm->space);
+	rc = eng_settled(mm->space);
 	if (!rc) {
 		note_call(mm, LP_J_SETTLED);
-		while (lp_space_next_wake(mm->space, &addr))
+		while (eng_next_wake(mm->space, &addr))
 			wake_later(rd, mm, addr, LP_PAGE_SIZE);
-		lp_space_stall(mm->space, 0);
+		eng_stall(mm->space, 0);
 		mm->retry_at = 0; /* faults to answer */
 		mm->backoff = 0;
 		mm->check = true;
@@ -420,7 +421,7 @@ void reader_clear_zone(struct lp_restore *r, size_t n)
  * the tasks of the events go on: so the events are applied before any of the
  * faults is answered. True when look_around() has something to do.
  */
-static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
+static bool read_mm(struct lp_reader *rd, struct lp_mm *mm, bool insist, bool *left)
 {
 	struct lp_restore *r = rd->r;
 	struct uffd_msg *msgs = r->zone->msgs;
@@ -429,7 +430,12 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
 	ssize_t n;
 	size_t i, nfaults;
 
-	lp_gate_enter_alone(&mm->gate);
+	if (insist) {
+		lp_gate_enter_alone(&mm->gate);
+	} else if (!lp_gate_try_alone(&mm->gate, TRY_NS)) {
+		*left = true;
+		return false;
+	}
 	r->zone->mm = mm->id;
 	do {
 		lp_uffd_delay_point();
@@ -448,10 +454,13 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm)
 		}
 		nfaults = 0;
 		for (i = 0; i < n / sizeof(msgs[0]); i++) {
-			if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
+			if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
+				RECORD_MM(mm, LP_REC_PAGEFAULT, msgs[i].arg.pagefault.address,
+					  msgs[i].arg.pagefault.flags, msgs[i].arg.pagefault.feat.ptid);
 				faults[nfaults++] = msgs[i].arg.pagefault.address & ~(LP_PAGE_SIZE - 1);
-			else
+			} else {
 				reader_event(rd, mm, &msgs[i], i);
+			}
 		}
 		reader_clear_zone(r, i);
 		if (n < (ssize_t)sizeof(r->zone->msgs))
@@ -483,7 +492,7 @@ static void retry_deferred(struct lp_reader *rd, struct lp_mm *mm)
 	do {
 		n = 0;
 		pthread_mutex_lock(&rd->r->lock);
-		while (n < MESSAGES && lp_space_next_deferred(mm->space, &addrs[n]))
+		while (n < MESSAGES && eng_next_deferred(mm->space, &addrs[n]))
 			n++;
 		mm->retry_at = 0;
 		pthread_mutex_unlock(&rd->r->lock);
@@ -554,11 +563,12 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 	return due;
 }
 
-bool reader_pass(struct lp_reader *rd)
+/* Everything of reader_pass() that needs the role. */
+static bool read_all(struct lp_reader *rd)
 {
 	struct lp_restore *r = rd->r;
 	struct epoll_event ev[EVENTS];
-	bool look = false, probe;
+	bool look = false, probe, left = false, insist;
 	uint64_t now, word;
 	int n, i;
 
@@ -566,13 +576,15 @@ bool reader_pass(struct lp_reader *rd)
 		return false; /* somebody else is at it */
 	n = epoll_wait(r->epfd, ev, EVENTS, 0);
 	now = lp_now();
-	atomic_store_explicit(&r->last_pass, now, memory_order_relaxed);
+	insist = now - atomic_load_explicit(&r->last_pass, memory_order_relaxed) > INSIST_NS;
 	for (i = 0; i < n; i++) {
 		if (ev[i].data.ptr)
-			look |= read_mm(rd, ev[i].data.ptr);
+			look |= read_mm(rd, ev[i].data.ptr, insist, &left);
 		else if (read(r->kick_fd, &word, sizeof(word)) > 0)
 			look = true;
 	}
+	if (!left)
+		atomic_store_explicit(&r->last_pass, now, memory_order_relaxed);
 	probe = atomic_exchange(&r->probe_all, false) || now - r->probed > PROBE_NS;
 	if (probe)
 		r->probed = now;
@@ -581,6 +593,18 @@ bool reader_pass(struct lp_reader *rd)
 	pthread_mutex_unlock(&r->role);
 	wake_flush(rd);
 	return n > 0;
+}
+
+bool reader_pass(struct lp_reader *rd)
+{
+	bool any = read_all(rd);
+
+	while (rd->njobs) {
+		jobs_round(rd);
+		if (lp_now() - atomic_load_explicit(&rd->r->last_pass, memory_order_relaxed) > PASS_NS)
+			read_all(rd);
+	}
+	return any;
 }
 
 /* Sleep until there is a message, something is due, or PROBE_NS have passed. */
@@ -610,9 +634,10 @@ void *reader_main(void *arg)
 		abort();
 	}
 	rd->r = r;
-	rd->nwakes = 0;
+	rd->nwakes = rd->njobs = 0;
 	/* Refused fills are retried after microseconds; the default slack is 50 of them. */
 	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
+	lp_recorder_thread(LP_BY_READER);
 	lp_prio_urgent();
 	while (!stop) {
 		if (atomic_load(&r->busy)) {

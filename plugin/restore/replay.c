@@ -105,7 +105,7 @@ static int on_space(struct lp_replay *p, const struct lp_jcell *c, uint32_t id, 
 static int on_fork(struct lp_replay *p, struct lp_mm *mm, const struct lp_jcell *c)
 {
 	struct lp_mm *child = mm_new(p->r, c->x, mm->pid);
-	int rc = child ? lp_space_fork(mm->space, child, &child->space) : -ENOMEM;
+	int rc = child ? eng_fork(mm->space, child, &child->space) : -ENOMEM;
 
 	if (!rc) {
 		p->r->forks++;
@@ -143,25 +143,25 @@ static int on_cell(struct lp_replay *p, const struct lp_jcell *c, uint64_t word,
 		rc = on_fork(p, mm, c);
 		break;
 	case LP_J_REMAP:
-		rc = lp_space_remap(mm->space, x, y, z);
+		rc = eng_remap(mm->space, x, y, z);
 		r->remaps++;
 		break;
 	case LP_J_REMOVE:
-		rc = lp_space_remove(mm->space, x, y);
+		rc = eng_remove(mm->space, x, y);
 		r->removes++;
 		break;
 	case LP_J_UNMAP:
-		rc = lp_space_unmap(mm->space, x, y);
+		rc = eng_unmap(mm->space, x, y);
 		r->unmaps++;
 		break;
 	case LP_J_SKIP:
 		r->orphans += x != 0;
 		break;
 	case LP_J_SETTLED:
-		rc = lp_space_settled(mm->space);
+		rc = eng_settled(mm->space);
 		break;
 	case LP_J_EXIT:
-		lp_space_exit(mm->space);
+		eng_exit(mm->space);
 		break;
 	case LP_J_CLOSE:
 		p->mms[mm->id] = NULL;
@@ -179,7 +179,7 @@ static int on_cell(struct lp_replay *p, const struct lp_jcell *c, uint64_t word,
 			    mm->id);
 	p->at = p->n = 0;
 	p->short_of = false;
-	while (lp_space_next_wake(mm->space, &addr))
+	while (eng_next_wake(mm->space, &addr))
 		; /* all are woken in the end */
 	return rc;
 }
@@ -230,27 +230,6 @@ static int handle_zone(struct lp_replay *p, struct lp_reader *rd)
 	return 0;
 }
 
-/*
- * All of an address space. Where its addresses end the kernel does not say, but
- * it refuses more: *@end is what it took last, most often the same for all.
- */
-static void wake_all(int fd, uint64_t *end)
-{
-	uint64_t start = 0x10000, lo = start, hi = UINT64_C(1) << 57, mid;
-
-	if (*end && lp_uffd_wake(fd, start, *end - start) != -EINVAL &&
-	    lp_uffd_wake(fd, start, *end + LP_PAGE_SIZE - start) == -EINVAL)
-		return;
-	while (hi - lo > LP_PAGE_SIZE) { /* each try that is not refused wakes */
-		mid = (lo + (hi - lo) / 2) & ~(LP_PAGE_SIZE - 1);
-		if (lp_uffd_wake(fd, start, mid - start) == -EINVAL)
-			hi = mid;
-		else
-			lo = mid;
-	}
-	*end = lo;
-}
-
 /* Poll what is to be polled, and have everybody fault again. */
 static int revive(struct lp_restore *r)
 {
@@ -263,7 +242,7 @@ static int revive(struct lp_restore *r)
 		mm->epoch++;
 		if (!mm->polled && !lp_space_young(mm->space) && !lp_space_dead(mm->space))
 			rc = mm_poll(mm);
-		wake_all(mm->fd, &end);
+		lp_uffd_wake_all(mm->fd, &end);
 	}
 	return rc;
 }

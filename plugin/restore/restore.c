@@ -17,6 +17,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "guard/guard.h"
@@ -61,6 +62,7 @@ void lose_tree(struct lp_restore *r, const struct lp_mm *mm, const char *why)
 	       "restore again",
 	       mm->pid, mm->id, why);
 	r->fatal = true;
+	RECORD(r, LP_REC_MARK, LP_MARK_LOST, mm->id);
 	kill_tasks(r);
 	kick_main(r);
 }
@@ -125,6 +127,7 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 	r->j = conf->journal;
 	r->zone = r->j ? &r->j->h->zone : &r->own_zone;
 	r->hand = r->j ? &r->j->h->hand : &r->own_hand;
+	r->trace = conf->trace;
 	r->urgent_tail = &r->urgent_head;
 	r->epfd = r->kick_fd = r->done_fd = -1;
 	pthread_mutex_init(&r->lock, NULL);
@@ -154,6 +157,16 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 		if (fd < 0)
 			break;
 		r->reserve[r->nreserve++] = fd;
+	}
+	if (r->trace) {
+		struct timespec ts;
+		int rc = lp_recorder_start(r->trace);
+
+		if (rc)
+			return lp_err_sys(err, rc, "cannot start a thread for the trace");
+		clock_gettime(CLOCK_REALTIME, &ts);
+		RECORD(r, LP_REC_BEGIN, ec.page, ec.seed, ts.tv_sec * UINT64_C(1000000000) + ts.tv_nsec, getpid(),
+		       conf->workers, conf->background);
 	}
 	r->engine = lp_engine_new(&ec);
 	r->epfd = epoll_create1(EPOLL_CLOEXEC);
@@ -248,6 +261,7 @@ static void set_failed(struct waiting *w, int *result, int rc)
 	close_socket(w);
 	pthread_mutex_lock(&r->lock);
 	r->failed = true;
+	RECORD(r, LP_REC_MARK, LP_MARK_FAILED, -rc);
 	pthread_mutex_unlock(&r->lock);
 	kick_reader(r);
 }
@@ -259,6 +273,7 @@ static void on_signal(struct waiting *w, struct lp_err *err, int *result)
 
 	if (read(w->sig_fd, &si, sizeof(si)) != sizeof(si))
 		return;
+	RECORD(r, LP_REC_MARK, LP_MARK_SIGNAL, si.ssi_signo);
 	if (!w->accepted) {
 		set_failed(w, result, lp_err(err, -EINTR, "signal %u before CRIU came", si.ssi_signo));
 		return;
@@ -306,9 +321,10 @@ static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 		pr_info("CRIU has finished its restore");
 		pthread_mutex_lock(&r->lock);
 		r->armed = true;
+		RECORD(r, LP_REC_MARK, LP_MARK_ARMED, 0);
 		for (mm = r->mms; mm; mm = mm->next) {
 			mm->retry_at = 0; /* what was not registered yet */
-			lp_space_stall(mm->space, 0);
+			eng_stall(mm->space, 0);
 		}
 		pthread_cond_broadcast(&r->bulk_cond);
 		pthread_mutex_unlock(&r->lock);
@@ -479,6 +495,10 @@ out:
 	close_listening(&w);
 	close_socket(&w);
 	fini(r);
+	if (r->trace) {
+		RECORD(r, LP_REC_END, (int64_t)rc);
+		lp_recorder_stop(r->trace); /* it says itself what went wrong */
+	}
 	free(r);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return rc;

@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "guard/journal.h"
 #include "images/images.h"
+#include "restore/recorder.h"
 #include "source/source.h"
 
 struct lp_restore_conf {
@@ -21,6 +22,7 @@ struct lp_restore_conf {
 	bool background;		/* false: only what tasks fault on */
 	bool progress;			/* a progress line on stderr */
 	struct lp_journal *journal;	/* of the guardian, borrowed; NULL: none */
+	struct lp_recorder *trace;	/* borrowed likewise, started and stopped; NULL: none */
 };
 
 struct lp_restore_stats {

@@ -11,7 +11,6 @@
  * run, so one run is repeated with `--runs 1 --seed THAT` and the same lists. What a
  * failed run left is kept in a directory that is named.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -33,6 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "test/lib/hang.h"
 #include "test/lib/imgbuild.h"
 #include "test/lib/kills.h"
 #include "test/lib/merges.h"
@@ -55,7 +55,7 @@ struct list {
 struct opts {
 	struct list threads, workers, delays, size, tasks;
 	uint64_t seconds, runs, seed, ops, deadline;
-	const char *daemon, *keep, *crash;
+	const char *daemon, *keep, *trace, *trace_to, *crash;
 	bool wipe, dontfork, no_dontfork, merges, bare, eager, no_background, verbose, keep_going;
 };
 
@@ -379,7 +379,14 @@ static void start_daemon(struct run *r)
 		char status_fd[16];
 		const char *argv[] = { r->o->daemon, "daemon", "-D", r->dir, "-W", r->dir, "-o", "daemon.log",
 				       r->logs ? "-v4" : "-v2", "--workers", workers, "--status-fd", status_fd,
-				       r->background ? NULL : "--no-background", NULL };
+				       r->background ? NULL : "--no-background", NULL, NULL, NULL };
+
+		for (i = 0; argv[i];)
+			i++;
+		if (r->o->trace || r->o->trace_to) {
+			argv[i++] = "--trace";
+			argv[i] = r->o->trace_to ? r->o->trace_to : "trace";
+		}
 
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		setpgid(0, 0);
@@ -418,61 +425,6 @@ static bool poll_child(pid_t pid, bool *reaped, int *status)
 
 /* ---- A hang ------------------------------------------------------------------------ */
 
-static void copy_proc(FILE *out, const char *path)
-{
-	char buf[65536];
-	FILE *f = fopen(path, "re");
-	size_t n;
-
-	if (!f)
-		return;
-	fprintf(out, "--- %s\n", path);
-	while ((n = fread(buf, 1, sizeof(buf), f)) > 0)
-		fwrite(buf, 1, n, out);
-	fputc('\n', out);
-	fclose(f);
-}
-
-static void dump_process(FILE *out, pid_t pid)
-{
-	static const char *const files[] = { "wchan", "stack", "syscall", "status" };
-	char path[300];
-	struct dirent *e;
-	size_t i;
-	DIR *d;
-
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	d = opendir(path);
-	while (d && (e = readdir(d))) {
-		if (e->d_name[0] == '.')
-			continue;
-		for (i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
-			snprintf(path, sizeof(path), "/proc/%d/task/%.16s/%s", pid, e->d_name, files[i]);
-			copy_proc(out, path);
-		}
-	}
-	if (d)
-		closedir(d);
-	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
-	copy_proc(out, path);
-}
-
-/* All processes of the group @pgid: a task and the children it forked. */
-static void dump_group(FILE *out, pid_t pgid)
-{
-	DIR *d = opendir("/proc");
-	struct dirent *e;
-
-	while (d && (e = readdir(d))) {
-		pid_t pid = atoi(e->d_name);
-
-		if (pid > 0 && getpgid(pid) == pgid)
-			dump_process(out, pid);
-	}
-	if (d)
-		closedir(d);
-}
-
 static void dump_all(struct run *r)
 {
 	char path[300];
@@ -485,9 +437,9 @@ static void dump_all(struct run *r)
 		return;
 	for (i = 0; i < r->ntasks; i++)
 		if (r->tasks[i].pid > 0)
-			dump_group(f, r->tasks[i].pid);
+			hang_group(f, r->tasks[i].pid);
 	if (r->daemon > 0 && !r->daemon_reaped)
-		dump_process(f, r->daemon);
+		hang_process(f, r->daemon);
 	fclose(f);
 }
 
@@ -551,6 +503,26 @@ static void check_stderr(struct run *r)
 	ib_free(&b);
 }
 
+/* The trace, replayed, shows no difference; the last one is kept in --trace FILE. */
+static void check_trace(struct run *r)
+{
+	char cmd[1000];
+	int rc;
+
+	snprintf(cmd, sizeof(cmd), "'%s' trace --replay '%s/trace' > '%s/replay' 2>&1", r->o->daemon, r->dir, r->dir);
+	rc = system(cmd);
+	snprintf(cmd, sizeof(cmd), "cp '%s/trace' '%s'", r->dir, r->o->trace);
+	if (system(cmd))
+		failed(r, "cannot keep the trace as %s", r->o->trace);
+	snprintf(cmd, sizeof(cmd), "%s/replay", r->dir);
+	if (rc) {
+		hang_copy(stderr, cmd);
+		failed(r, "the replay of its trace, now %s, says otherwise", r->o->trace);
+	} else if (r->o->verbose) {
+		hang_copy(stderr, cmd);
+	}
+}
+
 static void judge(struct run *r)
 {
 	struct oracle_shared *sh = &r->st->sh;
@@ -567,6 +539,8 @@ static void judge(struct run *r)
 		failed(r, "the daemon ended with wait status 0x%x", r->daemon_status);
 	if (r->daemon > 0)
 		check_stderr(r);
+	if (r->daemon > 0 && r->o->trace)
+		check_trace(r);
 }
 
 /* True if it hangs. */
@@ -672,7 +646,7 @@ static void parse(int argc, char **argv, struct opts *o)
 {
 	enum { SECONDS, RUNS, SEED, THREADS, WORKERS, SIZE, DELAYS, DAEMON, TASKS, OPS, DEADLINE, KEEP, WIPE, EAGER,
 	       VERBOSE, NO_BACKGROUND, KEEP_GOING, DONTFORK, NO_DONTFORK, MERGES,
-	       BARE, CRASH };
+	       BARE, TRACE, TRACE_TO, CRASH };
 	static const struct option longs[] = {
 		{ "seconds", 1, NULL, SECONDS }, { "runs", 1, NULL, RUNS }, { "seed", 1, NULL, SEED },
 		{ "threads", 1, NULL, THREADS }, { "workers", 1, NULL, WORKERS }, { "size", 1, NULL, SIZE },
@@ -683,7 +657,8 @@ static void parse(int argc, char **argv, struct opts *o)
 		{ "dontfork", 0, NULL, DONTFORK },
 		{ "no-dontfork", 0, NULL, NO_DONTFORK },
 		{ "crash", 1, NULL, CRASH },
-		{ "merges", 0, NULL, MERGES }, { "bare", 0, NULL, BARE }, { NULL, 0, NULL, 0 },
+		{ "merges", 0, NULL, MERGES }, { "bare", 0, NULL, BARE }, { "trace", 1, NULL, TRACE },
+		{ "trace-to", 1, NULL, TRACE_TO }, { NULL, 0, NULL, 0 },
 	};
 	int c;
 
@@ -703,6 +678,8 @@ static void parse(int argc, char **argv, struct opts *o)
 		case CRASH: o->crash = optarg; break;
 		case KEEP: o->keep = optarg; break;
 		case WIPE: o->wipe = true; break;
+		case TRACE_TO: o->trace_to = optarg; break;
+		case TRACE: o->trace = optarg; break;
 		case EAGER: o->eager = true; break;
 		case VERBOSE: o->verbose = true; break;
 		case NO_BACKGROUND: o->no_background = true; break;
@@ -718,6 +695,7 @@ static void parse(int argc, char **argv, struct opts *o)
 			      "  [--no-background] [--wipe] [--dontfork] [--no-dontfork (nor in the image)] [--bare]\n"
 			      "  [--crash SPEC (as LAZYPAGES_TEST_CRASH, %% becomes the seed)]\n"
 			      "  [--merges (a fixed program: do split mappings merge again?)]\n"
+			      "  [--trace FILE (record and replay each run, keep the last)] [--trace-to FILE (only record)]\n"
 			      "  [--eager (no daemon)] [--verbose (log of -v4)]\n", stderr);
 			exit(2);
 		}

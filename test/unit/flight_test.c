@@ -134,6 +134,15 @@ static void test_steal(void **state)
 	assert_true(lp_space_complete(w->s));
 }
 
+static uint64_t readahead_at(struct world *w, unsigned page, uint64_t readahead)
+{
+	struct lp_flight *f = fault(w, page, readahead, LP_FILL);
+	uint64_t len = lp_flight_head(f)->len;
+
+	fill(f);
+	return len;
+}
+
 static void test_readahead(void **state)
 {
 	struct world *w = *state;
@@ -148,6 +157,9 @@ static void test_readahead(void **state)
 		fill(f);
 	}
 	fill(fault(w, 47, 64, LP_FILL)); /* not beyond its range */
+	assert_int_equal(readahead_at(w, 33, 4), PG); /* behind: not in sequence */
+	assert_int_equal(readahead_at(w, 37, 4), 2 * PG); /* the background has been there before: still is */
+	assert_int_equal(readahead_at(w, 44, 4), PG); /* too far */
 	fill(fault(w, 16, 0, LP_FILL));	 /* always the page itself */
 }
 

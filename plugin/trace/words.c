@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* See words.h. Owns nothing. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/engine.h"
+#include "trace/words.h"
+
+const char *lp_rec_rc(uint64_t v)
+{
+	const char *name;
+
+	if (!v)
+		return "0";
+	if (v == 1)
+		return "yes";
+	name = strerrorname_np(-(int)(int64_t)v);
+	return name ? name : "unknown error";
+}
+
+const char *lp_rec_verdict(uint64_t v)
+{
+	static const char *const names[] = { [LP_FILL] = "FILL", [LP_ZERO] = "ZERO", [LP_WAIT] = "WAIT",
+					     [LP_LATER] = "LATER" };
+
+	return v < sizeof(names) / sizeof(names[0]) ? names[v] : "?";
+}
+
+const char *lp_rec_mark(uint64_t v)
+{
+	static const char *const names[] = { [LP_MARK_ARMED] = "armed", [LP_MARK_FAILED] = "failed",
+					     [LP_MARK_SIGNAL] = "signal", [LP_MARK_LOST] = "lost" };
+
+	return v && v < sizeof(names) / sizeof(names[0]) ? names[v] : "?";
+}
+
+const char *lp_rec_how(uint64_t v)
+{
+	static const char *const names[] = { [LP_HOW_TRY] = "try_read", [LP_HOW_READ] = "read", [LP_HOW_MAP] = "map" };
+
+	return v && v < sizeof(names) / sizeof(names[0]) ? names[v] : "?";
+}
+
+void lp_rec_thread(const struct lp_rec *r, char *buf, size_t len)
+{
+	unsigned n = r->thread & 0xff;
+
+	switch (r->thread >> 8) {
+	case LP_BY_MAIN:
+		snprintf(buf, len, "main");
+		break;
+	case LP_BY_READER:
+		snprintf(buf, len, "reader");
+		break;
+	case LP_BY_URGENT:
+		snprintf(buf, len, "urgent%u", n);
+		break;
+	case LP_BY_BULK:
+		snprintf(buf, len, "bulk%u", n);
+		break;
+	default:
+		snprintf(buf, len, "0x%x", r->thread);
+	}
+}
+
+static bool within(uint64_t addr, uint64_t start, uint64_t len)
+{
+	return addr - start < len;
+}
+
+bool lp_rec_about(const struct lp_rec *r, uint64_t addr)
+{
+	const uint64_t *v = r->v;
+	uint64_t page = addr & ~UINT64_C(4095);
+
+	switch (r->type) {
+	case LP_REC_EXTENT:
+	case LP_REC_MISSING:
+	case LP_REC_WIPED:
+	case LP_REC_DONTFORK:
+	case LP_REC_REMOVE:
+	case LP_REC_UNMAP:
+		return v[1] <= addr && addr < v[2];
+	case LP_REC_REMAP:
+		return within(addr, v[1], v[3]) || within(addr, v[2], v[3]);
+	case LP_REC_THERE:
+	case LP_REC_PIECE:
+	case LP_REC_ZEROPAGE:
+	case LP_REC_WAKE:
+		return within(addr, v[1], v[2]);
+	case LP_REC_COPY:
+		return within(addr, v[2], v[3]);
+	case LP_REC_PAGEFAULT:
+	case LP_REC_FAULT:
+	case LP_REC_ANSWERED:
+	case LP_REC_DEFER:
+		return (v[1] & ~UINT64_C(4095)) == page;
+	case LP_REC_NEXT_DEFERRED:
+	case LP_REC_NEXT_WAKE:
+		return v[1] && v[2] == page;
+	default:
+		return false;
+	}
+}
+
+#define X "0x%" PRIx64
+#define U "%" PRIu64
+#define SAY(...) snprintf(buf, LP_WORDS_MAX, __VA_ARGS__)
+
+static const char *fault_flags(uint64_t flags)
+{
+	static const char *const names[] = { "0", "WRITE", "WP", "WRITE|WP" };
+
+	return flags < 4 ? names[flags] : flags & 4 ? "MINOR" : "?";
+}
+
+static void message_words(const struct lp_rec *r, char *buf)
+{
+	const uint64_t *v = r->v;
+	const char *rc = "";
+	int at = lp_rec_find(r->type, LP_K_RC);
+
+	if (at >= 0 && v[at])
+		rc = lp_rec_rc(v[at]);
+	switch (r->type) {
+	case LP_REC_PAGEFAULT:
+		SAY("read(uffd) = {UFFD_EVENT_PAGEFAULT, address=" X ", flags=%s, ptid=" U "}", v[1], fault_flags(v[2]), v[3]);
+		return;
+	case LP_REC_FORK:
+		SAY("read(uffd) = {UFFD_EVENT_FORK, the child is #" U "}", v[1]);
+		break;
+	case LP_REC_REMAP:
+		SAY("read(uffd) = {UFFD_EVENT_REMAP, from=" X ", to=" X ", len=" U "}", v[1], v[2], v[3]);
+		break;
+	case LP_REC_REMOVE:
+		SAY("read(uffd) = {UFFD_EVENT_REMOVE, start=" X ", end=" X "}", v[1], v[2]);
+		break;
+	case LP_REC_UNMAP:
+		SAY("read(uffd) = {UFFD_EVENT_UNMAP, start=" X ", end=" X "}", v[1], v[2]);
+		break;
+	case LP_REC_UNKNOWN:
+		SAY("read(uffd) = {unknown event " X "}, left alone", v[1]);
+		return;
+	default:
+		return;
+	}
+	if (*rc) {
+		size_t n = strlen(buf);
+
+		snprintf(buf + n, LP_WORDS_MAX - n, "; engine: %s", rc);
+	}
+}
+
+static void kernel_words(const struct lp_rec *r, char *buf)
+{
+	const uint64_t *v = r->v;
+
+	switch (r->type) {
+	case LP_REC_COPY:
+		SAY("ioctl(uffd, UFFDIO_COPY, {dst=" X ", len=" U ", mode=DONTWAKE, copy=" U "}) = %s; flight " U, v[2], v[3],
+		    v[4], lp_rec_rc(v[5]), v[1]);
+		break;
+	case LP_REC_ZEROPAGE:
+		SAY("ioctl(uffd, UFFDIO_ZEROPAGE, {start=" X ", len=" U ", mode=DONTWAKE}) = %s", v[1], v[2], lp_rec_rc(v[3]));
+		break;
+	case LP_REC_WAKE:
+		SAY("ioctl(uffd, UFFDIO_WAKE, {start=" X ", len=" U "}) = %s", v[1], v[2], lp_rec_rc(v[3]));
+		break;
+	case LP_REC_PROBE:
+		SAY("ioctl(uffd, UFFDIO_ZEROPAGE, nowhere): %s", !v[1] ? "alive and at rest" :
+		    (int64_t)v[1] == -3 ? "gone (ESRCH)" : lp_rec_rc(v[1]));
+		break;
+	case LP_REC_THERE:
+		SAY("ioctl(uffd, UFFDIO_COPY, {dst=" X ", src=NULL, len=" U "}): %s", v[1], v[2],
+		    v[3] == 1 ? "one VMA has it" : !v[3] ? "no VMA has it" : lp_rec_rc(v[3]));
+		break;
+	case LP_REC_SOURCE:
+		SAY("source: %s(task " U ", " X ", " U ") = %s", lp_rec_how(v[0]), v[1], v[2], v[3], lp_rec_rc(v[4]));
+		break;
+	}
+}
+
+static void space_words(const struct lp_rec *r, char *buf)
+{
+	const uint64_t *v = r->v;
+
+	switch (r->type) {
+	case LP_REC_SPACE:
+		SAY("space of pid %" PRId32 " in the images, handed over by pid %" PRId32, (int32_t)v[1], (int32_t)v[2]);
+		break;
+	case LP_REC_EXTENT:
+		SAY("extent " X "-" X, v[1], v[2]);
+		break;
+	case LP_REC_MISSING:
+		SAY("missing " X "-" X ": task " U " at " X, v[1], v[2], v[4], v[3]);
+		break;
+	case LP_REC_WIPED:
+		SAY("MADV_WIPEONFORK " X "-" X, v[1], v[2]);
+		break;
+	case LP_REC_DONTFORK:
+		SAY("MADV_DONTFORK " X "-" X, v[1], v[2]);
+		break;
+	case LP_REC_FREE:
+		SAY("close(uffd): %s", v[1] ? "its address space is gone" : v[2] ? "complete" : "given up");
+		break;
+	}
+}
+
+static void engine_words(const struct lp_rec *r, char *buf)
+{
+	const uint64_t *v = r->v;
+
+	switch (r->type) {
+	case LP_REC_EXIT:
+		SAY("engine: its address space is gone");
+		break;
+	case LP_REC_SETTLED:
+		SAY("engine: settled moment: %s", v[1] ? lp_rec_rc(v[1]) : "messages are put in order");
+		break;
+	case LP_REC_NEXT_WAKE:
+		if (v[1])
+			SAY("engine orders: wake " X, v[2]);
+		else
+			SAY("engine orders: no (more) wakes");
+		break;
+	case LP_REC_FAULT:
+		if (v[5])
+			SAY("engine: fault at " X ": %s", v[1], lp_rec_rc(v[5]));
+		else if (v[3] == LP_FILL)
+			SAY("engine: fault at " X ": FILL, flight " U, v[1], v[4]);
+		else
+			SAY("engine: fault at " X ": %s", v[1], lp_rec_verdict(v[3]));
+		break;
+	case LP_REC_ANSWERED:
+		SAY("engine: fault at " X " is answered", v[1]);
+		break;
+	case LP_REC_DEFER:
+		SAY("engine: fault at " X " is put off%s%s", v[1], v[2] ? ": " : "", v[2] ? lp_rec_rc(v[2]) : "");
+		break;
+	case LP_REC_NEXT_DEFERRED:
+		if (v[1])
+			SAY("engine: fault at " X " again", v[2]);
+		else
+			SAY("engine: no (more) faults that were put off");
+		break;
+	case LP_REC_NEXT:
+		if (!v[5])
+			SAY("engine: flight " U " of the background, at most " U " bytes", v[3], v[0]);
+		else if (v[4] == LP_NEVER)
+			SAY("engine: nothing for the background: %s", lp_rec_rc(v[5]));
+		else
+			SAY("engine: nothing for the background before " U ".%06u: %s", v[4] / 1000000000,
+			    (unsigned)(v[4] % 1000000000 / 1000), lp_rec_rc(v[5]));
+		break;
+	case LP_REC_PIECE:
+		SAY("  flight " U ": " X " len " U " from task " U " at " X, v[0], v[1], v[2], v[4], v[3]);
+		break;
+	case LP_REC_ADVANCE:
+		SAY("engine: flight " U ": " U " bytes are in place, or have none", v[1], v[2]);
+		break;
+	case LP_REC_FINISH:
+		SAY("engine: flight " U " ends%s%s", v[1], v[2] ? ": " : "", v[2] ? lp_rec_rc(v[2]) : "");
+		break;
+	case LP_REC_STALL:
+		if (!v[1])
+			SAY("engine: the background may go on");
+		else
+			SAY("engine: no background before " U ".%06u", v[1] / 1000000000,
+			    (unsigned)(v[1] % 1000000000 / 1000));
+		break;
+	}
+}
+
+void lp_rec_words(const struct lp_rec *r, char buf[LP_WORDS_MAX])
+{
+	const uint64_t *v = r->v;
+
+	*buf = 0;
+	switch (r->type) {
+	case LP_REC_BEGIN:
+		SAY("the daemon begins: pid %" PRId32 ", pages of " U " bytes, workers " U "%s, seed " X ", " U
+		    ".%03u s since 1970",
+		    (int32_t)v[3], v[0], v[4], v[5] ? "" : ", no background", v[1], v[2] / 1000000000,
+		    (unsigned)(v[2] % 1000000000 / 1000000));
+		return;
+	case LP_REC_END:
+		SAY("the daemon ends: %s", lp_rec_rc(v[0]));
+		return;
+	case LP_REC_MARK:
+		if (v[0] == LP_MARK_ARMED)
+			SAY("CRIU has finished its restore");
+		else if (v[0] == LP_MARK_FAILED)
+			SAY("the restore has failed: %s", lp_rec_rc(-v[1]));
+		else if (v[0] == LP_MARK_SIGNAL)
+			SAY("signal " U, v[1]);
+		else
+			SAY("the layout of space #" U " is lost: killing the tasks", v[1]);
+		return;
+	}
+	message_words(r, buf);
+	if (!*buf)
+		kernel_words(r, buf);
+	if (!*buf)
+		space_words(r, buf);
+	if (!*buf)
+		engine_words(r, buf);
+}
