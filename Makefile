@@ -5,6 +5,7 @@ VERSION   := 0.1.0
 PREFIX    ?= /usr/local
 SBINDIR   ?= $(PREFIX)/sbin
 MANDIR    ?= $(PREFIX)/share/man
+UNITDIR   ?= $(PREFIX)/lib/systemd/system
 DESTDIR   ?=
 CC        ?= gcc
 CLANG     ?= clang
@@ -22,7 +23,7 @@ WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wn
 CPPFLAGS  += -D_GNU_SOURCE -DLP_VERSION='"$(VERSION)"' -Iplugin -I. -I$(B)/gen
 LDLIBS    += -lpthread
 
-NO_LIBS   := help deps clean criu zdtm check check-san check-patches check-zdtm check-zdtm-full bench demo ci
+NO_LIBS   := help deps clean criu zdtm check check-san check-patches check-zdtm check-zdtm-full check-kill bench demo ci
 ifneq ($(filter-out $(NO_LIBS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell $(PKGCONFIG) --exists $(PKGS) && command -v $(PROTOC_C) >/dev/null && echo ok),)
 $(error missing libraries or protoc-c (wanted: $(PKGS)): run `make deps`)
@@ -123,6 +124,7 @@ help:
 	  'make demo         the main job: a Redis dumped and restored, eagerly and lazily' \
 	  'make check        the tests; make check-san: under AddressSanitizer and ThreadSanitizer' \
 	  'make check-zdtm   the tests of CRIU itself that lazy restore is about, lazily; check-zdtm-full: all of them' \
+	  'make check-kill   worker, guardian and both killed, until KILLS (1000) workers are dead: long' \
 	  'make check-patches  the patch series on every version of CRIU that it is for' \
 	  'make bench        side by side with stock CRIU and the raw limit; writes build/bench.json' \
 	  'make fuzz         the fuzzers, FUZZ_SECONDS each (default 60)' \
@@ -147,6 +149,8 @@ demo:
 
 install: all
 	install -D -m 755 $(BIN) $(DESTDIR)$(SBINDIR)/lazypages
+	sed 's|@SBINDIR@|$(SBINDIR)|' plugin/guard/lazypages-daemon@.service | \
+		install -D -m 644 /dev/stdin $(DESTDIR)$(UNITDIR)/lazypages-daemon@.service
 	for m in $(MAN); do install -D -m 644 $$m $(DESTDIR)$(MANDIR)/man$${m##*.}/$${m##*/} || exit 1; done
 
 clean:
@@ -172,6 +176,13 @@ bench:
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory all criu progs
 	@test/bench/run $(BENCH)
+
+.PHONY: check-kill
+KILLS ?= 1000
+check-kill:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu progs
+	@test/criu/kill_loop --kills $(KILLS)
 
 # Not a part of `make check`: CRIU's own tests take minutes to build and to run.
 .PHONY: check-zdtm check-zdtm-full

@@ -596,7 +596,7 @@ int cmd_daemon(int argc, char **argv)
 	if (!rc && o.take_over)
 		rc = lp_guard_take_over(&run.j, &old_anchor, (int *[]){ &run.ready_fd, &o.status_fd, NULL }, &err);
 	if (!rc) {
-		rc = lp_log_init(o.log_file, o.verbosity);
+		rc = (o.take_over ? lp_log_append : lp_log_init)(o.log_file, o.verbosity);
 		if (rc)
 			lp_err_sys(&err, rc, "%s", o.log_file);
 		run.logging = !rc && o.log_file;

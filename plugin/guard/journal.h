@@ -151,7 +151,6 @@ struct lp_journal {
 	/* Answers of the kernel since lp_journal_begin(). */
 	uint8_t *answers;
 	size_t nanswers;
-	bool answers_lost;
 };
 
 /* A new one. The descriptor is close-on-exec; it is in `keep`. */
