@@ -154,8 +154,9 @@ static int on_cell(struct lp_replay *p, const struct lp_jcell *c, uint64_t word,
 		rc = eng_unmap(mm->space, x, y);
 		r->unmaps++;
 		break;
-	case LP_J_SKIP:
+	case LP_J_SKIP: /* what a FORK asked that failed is of no use */
 		r->orphans += x != 0;
+		p->at = p->n;
 		break;
 	case LP_J_SETTLED:
 		rc = eng_settled(mm->space);

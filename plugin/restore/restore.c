@@ -434,10 +434,13 @@ int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_
 	struct lp_restore *r = calloc(1, sizeof(*r));
 	struct threads threads = { 0 };
 	struct waiting w = { .r = r, .listen_fd = listen_fd, .sig_fd = -1, .sock = -1 };
+	bool replayed = false;
 	sigset_t set, old;
 	int rc;
 
 	if (!r) {
+		if (conf->journal)
+			return -EAGAIN;
 		close(listen_fd);
 		return lp_err(err, -ENOMEM, "out of memory");
 	}
@@ -458,6 +461,7 @@ int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_
 		pr_info("no reports of exits (%s): looking for them now and then", strerror(-rc));
 	/* Also the first worker: the journal is empty then. */
 	rc = r->j ? replay(r, err) : 0;
+	replayed = !rc;
 	if (!rc)
 		rc = threads_start(r, &threads, err);
 	if (!rc)
@@ -483,9 +487,10 @@ int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_
 out:
 	/*
 	 * Whoever closes a userfaultfd now makes its tasks read zeros. With a
-	 * guardian the next worker tries again.
+	 * guardian the next worker tries again. Before the replay is done we do not
+	 * even know of all of them.
 	 */
-	if (rc && r->j && r->mms) {
+	if (rc && r->j && (r->mms || (!replayed && lp_journal_has(r->j, LP_JF_ACCEPTED)))) {
 		pr_err("%s", err->msg);
 		return -EAGAIN;
 	}
