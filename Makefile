@@ -23,7 +23,8 @@ WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wn
 CPPFLAGS  += -D_GNU_SOURCE -DLP_VERSION='"$(VERSION)"' -Iplugin -I. -I$(B)/gen
 LDLIBS    += -lpthread
 
-NO_LIBS   := help deps clean criu zdtm check check-san check-patches check-zdtm check-zdtm-full check-kill bench demo ci
+NO_LIBS   := help deps clean criu criu-peer zdtm check check-san check-kernels check-kill check-pairs check-patches \
+	     check-pressure check-zdtm check-zdtm-full bench demo ci
 ifneq ($(filter-out $(NO_LIBS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell $(PKGCONFIG) --exists $(PKGS) && command -v $(PROTOC_C) >/dev/null && echo ok),)
 $(error missing libraries or protoc-c (wanted: $(PKGS)): run `make deps`)
@@ -50,7 +51,7 @@ PROTOS    := $(wildcard images/*.proto)
 PB_C      := $(PROTOS:%.proto=$(B)/gen/%.pb-c.c)
 PB_H      := $(PB_C:.c=.h)
 LIB_SRC   := $(wildcard plugin/base/*.c plugin/engine/*.c plugin/source/*.c plugin/restore/*.c plugin/guard/*.c \
-	     plugin/proto/*.c plugin/net/*.c plugin/serve/*.c plugin/trace/*.c images/*.c)
+	     plugin/proto/*.c plugin/net/*.c plugin/live/*.c plugin/serve/*.c plugin/trace/*.c images/*.c)
 CLI_SRC   := $(wildcard plugin/cli/*.c)
 UNIT_SRC  := $(wildcard test/unit/*_test.c)
 # Programs of tests and benchmarks: one file each, linked with the library.
@@ -123,8 +124,11 @@ help:
 	  'make criu         build/bin/criu: CRIU with our patches; make zdtm: its test suite' \
 	  'make demo         the main job: a Redis dumped and restored, eagerly and lazily' \
 	  'make check        the tests; make check-san: under AddressSanitizer and ThreadSanitizer' \
+	  'make check-kernels  kernel stress and restores under other kernels, in QEMU (KERNELS_ARGS=--help)' \
+	  'make check-pressure  restores with full memory cgroups, without descriptors, of many mappings, tasks, forks' \
 	  'make check-zdtm   the tests of CRIU itself that lazy restore is about, lazily; check-zdtm-full: all of them' \
 	  'make check-kill   worker, guardian and both killed, until KILLS (1000) workers are dead: long' \
+	  'make check-pairs  all pairs of ours and CRIU 4.1/4.2 over its page-server protocol; live migration of a Redis' \
 	  'make check-patches  the patch series on every version of CRIU that it is for' \
 	  'make bench        side by side with stock CRIU and the raw limit; writes build/bench.json' \
 	  'make fuzz         the fuzzers, FUZZ_SECONDS each (default 60)' \
@@ -184,6 +188,18 @@ check-kill:
 	@$(MAKE) --no-print-directory all criu progs
 	@test/criu/kill_loop --kills $(KILLS)
 
+# Not parts of `make check`: they take minutes, and the first downloads kernels and installs QEMU.
+.PHONY: check-kernels check-pressure
+check-kernels:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu progs
+	@test/kernel/matrix $(KERNELS_ARGS)
+
+check-pressure:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu progs
+	@test/run --build build pressure
+
 # Not a part of `make check`: CRIU's own tests take minutes to build and to run.
 .PHONY: check-zdtm check-zdtm-full
 check-zdtm:
@@ -202,12 +218,20 @@ check-zdtm-full:
 		case $$m:$$rc in *:0|*:77|*stock:1|*eager:1) ;; *) bad=1 ;; esac; \
 	done; test/zdtm/report && [ $$bad = 0 ]
 
+# CRIU of both dialects against ours, each way; the cases of test/net/live that make check leaves out.
+.PHONY: check-pairs
+check-pairs:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu criu-peer progs
+	@test/net/live table && test/run --build build pairs
+
 # libFuzzer over the real sources; seeds are named by what they mean.
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS    = -O1 -g -std=gnu11 $(WARN) $(CPPFLAGS) -fsanitize=fuzzer,address,undefined \
 	        -fno-sanitize-recover=undefined $(shell $(PKGCONFIG) --cflags libprotobuf-c)
 FUZZERS      := build/fuzz/images_fuzz $(if $(wildcard test/fuzz/engine_fuzz.c),build/fuzz/engine_fuzz) \
-	        build/fuzz/proto_fuzz build/fuzz/serve_fuzz build/fuzz/trace_fuzz
+	        build/fuzz/proto_fuzz build/fuzz/serve_fuzz build/fuzz/trace_fuzz build/fuzz/criu_ps_fuzz \
+	        build/fuzz/ps_fuzz
 
 build/fuzz/images_fuzz: test/fuzz/images_fuzz.c $(wildcard images/*.[ch]) $(PB_C) build/fuzz/images_seeds
 	$(call say,FUZZER,$@)
@@ -234,12 +258,21 @@ build/fuzz/trace_fuzz: test/fuzz/trace_fuzz.c $(wildcard plugin/trace/*.[ch] plu
 	$(Q)mkdir -p $(@D) && $(CLANG) $(FUZZ_FLAGS) -o $@ $< $(wildcard plugin/trace/*.c plugin/engine/*.c) \
 		$(shell $(PKGCONFIG) --libs libxxhash)
 
-SERVE_C := $(wildcard plugin/serve/*.c plugin/net/*.c plugin/proto/*.c plugin/base/*.c images/*.c) test/lib/imgbuild.c
+build/fuzz/criu_ps_fuzz: test/fuzz/criu_ps_fuzz.c $(wildcard plugin/proto/criu_ps.[ch] plugin/proto/wire.h)
+	$(call say,FUZZER,$@)
+	$(Q)mkdir -p $(@D) && $(CLANG) $(FUZZ_FLAGS) -o $@ $< plugin/proto/criu_ps.c
+
+SERVE_C := $(wildcard plugin/serve/*.c plugin/live/*.c plugin/net/*.c plugin/proto/*.c plugin/base/*.c images/*.c) test/lib/imgbuild.c
 build/fuzz/serve_fuzz: test/fuzz/serve_fuzz.c test/fuzz/serve_seeds.py $(SERVE_C) $(wildcard plugin/*/*.h images/*.h) $(PB_C)
 	$(call say,FUZZER,$@)
 	$(Q)$(CLANG) $(FUZZ_FLAGS) -Wno-shadow -o $@ $< $(SERVE_C) $(PB_C) \
 		$(shell $(PKGCONFIG) --libs libprotobuf-c libxxhash liblz4 libzstd)
 	$(Q)mkdir -p $(@D)/serve && python3 test/fuzz/serve_seeds.py $(@D)/serve
+
+build/fuzz/ps_fuzz: test/fuzz/ps_fuzz.c $(SERVE_C) $(wildcard plugin/*/*.h images/*.h) $(PB_C)
+	$(call say,FUZZER,$@)
+	$(Q)mkdir -p $(@D) && $(CLANG) $(FUZZ_FLAGS) -Wno-shadow -o $@ $< $(SERVE_C) $(PB_C) \
+		$(shell $(PKGCONFIG) --libs libprotobuf-c libxxhash liblz4 libzstd)
 
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# CRIU itself, patched: `make criu` builds build/bin/criu, `make zdtm` its test suite, `make check-patches` tries the
+# CRIU itself, patched: `make criu` builds build/bin/criu, `make criu-peer` build/bin/criu-4.1.1,
+# `make zdtm` the test suite, `make check-patches` tries the
 # series on every version in BASE. CRIU_VERSION=V selects another version than the newest; CRIU_DIST is a directory
 # with tarballs, for when the distribution does not answer.
 
@@ -31,7 +32,7 @@ ifeq ($(and $(filter $(CRIU_WANT),$(word 2,$(CRIU_HAD))),$(wildcard \
 .PHONY: $(CRIU_SEL)
 endif
 
-.PHONY: criu zdtm check-patches
+.PHONY: criu criu-peer zdtm check-patches
 criu: $(CRIU_BIN)
 zdtm: $(CRIU_SRC)/zdtm-built
 
@@ -42,6 +43,14 @@ $(CRIU_BIN): $(CRIU_SEL)
 	$(call say,BUILD,$@)
 	$(Q)t=$(criu-tree); $(call criu-log,$(CRIU_MAKE) -C $$t criu,build/criu-build.log)
 	$(Q)install -D -m 755 $(criu-tree)/criu/criu $@
+
+# Another version as a peer: CRIU before 4.2 speaks another dialect of the page-server protocol. test/net/live uses it.
+PEER      := 4.1.1
+criu-peer: build/bin/criu-$(PEER)
+build/bin/criu-$(PEER): $(CRIU_IN)
+	$(call say,BUILD,$@)
+	$(Q)t=$$(criu-patches/get-criu --tree $(PEER)) && \
+		$(call criu-log,$(CRIU_MAKE) -C $$t criu,build/criu-peer-build.log) && install -D -m 755 $$t/criu/criu $@
 
 # Everything that zdtm.py would otherwise build on its first run, too.
 $(CRIU_SRC)/zdtm-built: $(CRIU_SEL) $(CRIU_BIN)

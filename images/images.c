@@ -108,6 +108,11 @@ const struct lp_pages_file *lp_images_file(const struct lp_images *im, size_t i)
 	return &im->files[i];
 }
 
+bool lp_images_wide(const struct lp_images *im)
+{
+	return im->wide;
+}
+
 unsigned lp_images_depth(const struct lp_images *im)
 {
 	return im->depth;

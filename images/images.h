@@ -88,6 +88,12 @@ const struct lp_task *lp_images_task(const struct lp_images *im, size_t i);
 /* NULL when no task has @pid. */
 const struct lp_task *lp_images_find(const struct lp_images *im, int32_t pid);
 
+/*
+ * Were the pagemaps written by CRIU 4.2 or later? Then its page server speaks
+ * with 64-bit counts (plugin/proto/criu_ps.h). False if they have no entry.
+ */
+bool lp_images_wide(const struct lp_images *im);
+
 size_t lp_images_nfiles(const struct lp_images *im);
 const struct lp_pages_file *lp_images_file(const struct lp_images *im, size_t i);
 

@@ -171,6 +171,7 @@ static int add_level(struct lp_images *im, struct lp_task *t, const struct lp_im
 		return rc;
 	if (!d->depth) {
 		t->pages_id = pm.pages_id;
+		im->wide |= pm.wide;
 		rc = check_cover(t, &pm, err);
 	}
 	if (!rc && pm.data_bytes)

@@ -12,6 +12,7 @@
 #include <sys/types.h>
 
 #include "images/images.h"
+#include "images/pmwrite.h"
 
 #define LP_MAGIC_COMMON	   0x54564319u
 #define LP_MAGIC_INVENTORY 0x58313116u
@@ -25,11 +26,6 @@
 #define LP_VMA_VDSO	(1u << 3)
 #define LP_VMA_VVAR	(1u << 12)
 #define LP_VMA_GUARD	(1u << 16)
-
-/* pagemap_entry.flags, CRIU's PE_x. */
-#define LP_PE_PARENT  1u
-#define LP_PE_LAZY    2u
-#define LP_PE_PRESENT 4u
 
 /* Below the usual soft limit of 1024 descriptors: each level holds one while opening. */
 #define LP_MAX_DEPTH 256
@@ -90,6 +86,7 @@ struct lp_images {
 	struct lp_imgdir *dirs; /* only while opening */
 	unsigned ndirs;
 	unsigned depth;
+	bool wide; /* a pagemap of the top directory counts pages in 64 bits */
 	enum lp_common_magic common;
 };
 
@@ -113,6 +110,7 @@ struct lp_pagemap {
 	uint64_t data_bytes; /* that the pages file must have */
 	uint32_t pages_id;
 	bool missing; /* no such file: fine in a parent, as long as nobody asks */
+	bool wide;    /* it counts pages in 64 bits */
 	char name[LP_NAME_MAX];
 };
 

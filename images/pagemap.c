@@ -118,6 +118,7 @@ static int add_entry(struct lp_pagemap *pm, size_t *cap, const uint8_t *data, si
 		return lp_err(err, -EINVAL, "%s: entry %zu cannot be parsed: the image is damaged, dump again", pm->name,
 			      pm->nents);
 	rc = check_entry(e, pm, &new, err);
+	pm->wide |= e->has_nr_pages;
 	lp__pagemap_entry__free_unpacked(e, NULL);
 	if (rc)
 		return rc;

@@ -8,6 +8,8 @@
 #define LP_CLI_H
 
 int cmd_daemon(int argc, char **argv);
+int cmd_page_server(int argc, char **argv);
+int cmd_push(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_check(int argc, char **argv);

@@ -15,12 +15,14 @@
 
 #include "base/log.h"
 #include "base/size.h"
+#include "cli/background.h"
 #include "cli/cli.h"
 #include "guard/guard.h"
 #include "restore/restore.h"
 #include "restore/uffd.h"
 #include "images/thin.h"
 #include "proto/proto.h"
+#include "source/criu.h"
 #include "source/remote.h"
 
 struct opts {
@@ -32,6 +34,9 @@ struct opts {
 	size_t nfrom;
 	uint32_t encodings;
 	unsigned timeout_ms;
+	/* CRIU's own page server: by --page-server, or by --from criu: */
+	const char *address, *port, *from_criu;
+	struct lp_criu_conf criu;
 };
 
 static void usage(FILE *f)
@@ -57,6 +62,8 @@ static void usage(FILE *f)
 	      "      --from URL         pages from `lazypages serve`: lazypages://HOST:PORT/NAME or\n"
 	      "                         unix:PATH:NAME; repeated: other servers with the same checkpoint.\n"
 	      "                         Without images in DIR the small ones are fetched into it\n"
+	      "                         criu:HOST:PORT: a `criu dump --lazy-pages` or `criu page-server`\n"
+	      "      --page-server --address HOST --port PORT  the same as --from criu:HOST:PORT\n"
 	      "      --compress WHAT    of what --from sends: none (default), lz4 or zstd\n"
 	      "      --timeout SECONDS  ask another server after that (default 10)\n"
 	      "      --no-default-config  accepted for CRIU's sake\n"
@@ -77,7 +84,9 @@ enum {
 	OPT_COMPRESS,
 	OPT_TIMEOUT,
 	OPT_TRACE,
-	OPT_REMOTE, /* --address and all that only matter with --page-server */
+	OPT_ADDRESS,
+	OPT_PORT,
+	OPT_REMOTE, /* --tls and all that only matter with --page-server */
 };
 
 static int parse_number(const char *s, long min, long max, long *v)
@@ -93,6 +102,18 @@ static int add_from(struct opts *o, const char *s)
 {
 	struct lp_err err;
 
+	if (lp_criu_url_is(s)) {
+		if (o->from_criu) {
+			fputs("lazypages daemon: a live source is one: --from criu: can be given once\n", stderr);
+			return -EINVAL;
+		}
+		o->from_criu = s;
+		if (lp_criu_url_parse(s, &o->criu, &err)) {
+			fprintf(stderr, "lazypages daemon: --from: %s\n", err.msg);
+			return -EINVAL;
+		}
+		return 0;
+	}
 	if (o->nfrom == LP_REMOTE_MAX) {
 		fprintf(stderr, "lazypages daemon: more than %d --from\n", LP_REMOTE_MAX);
 		return -EINVAL;
@@ -107,6 +128,34 @@ static int add_from(struct opts *o, const char *s)
 		return -EINVAL;
 	}
 	o->nfrom++;
+	return 0;
+}
+
+/* --page-server --address HOST --port PORT, as CRIU has it. */
+static int parse_page_server(struct opts *o)
+{
+	struct lp_err err;
+	char addr[300];
+
+	if (o->page_server) {
+		if (o->from_criu || o->nfrom || !o->port) {
+			fputs(o->port ? "lazypages daemon: --page-server and --from: take one of them\n" :
+					"lazypages daemon: --page-server: say --port PORT and perhaps --address HOST\n",
+			      stderr);
+			return -EINVAL;
+		}
+		if (!o->address)
+			o->address = "127.0.0.1";
+		snprintf(addr, sizeof(addr), strchr(o->address, ':') ? "[%s]:%s" : "%s:%s", o->address, o->port);
+		if (lp_addr_parse(addr, &o->criu.addr, &err)) {
+			fprintf(stderr, "lazypages daemon: --page-server: %s\n", err.msg);
+			return -EINVAL;
+		}
+	}
+	if (o->from_criu && o->nfrom) {
+		fputs("lazypages daemon: --from: pages come from a live source or from servers, not from both\n", stderr);
+		return -EINVAL;
+	}
 	return 0;
 }
 
@@ -130,8 +179,8 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "compress", required_argument, NULL, OPT_COMPRESS },
 		{ "timeout", required_argument, NULL, OPT_TIMEOUT },
 		{ "trace", required_argument, NULL, OPT_TRACE },
-		{ "address", required_argument, NULL, OPT_REMOTE },
-		{ "port", required_argument, NULL, OPT_REMOTE },
+		{ "address", required_argument, NULL, OPT_ADDRESS },
+		{ "port", required_argument, NULL, OPT_PORT },
 		{ "tls", no_argument, NULL, OPT_REMOTE },
 		{ "tls-cacert", required_argument, NULL, OPT_REMOTE },
 		{ "tls-cacrl", required_argument, NULL, OPT_REMOTE },
@@ -228,6 +277,12 @@ static int parse(int argc, char **argv, struct opts *o)
 		case OPT_PAGE_SERVER:
 			o->page_server = true;
 			break;
+		case OPT_ADDRESS:
+			o->address = optarg;
+			break;
+		case OPT_PORT:
+			o->port = optarg;
+			break;
 		case OPT_NO_DEFAULT_CONFIG:
 		case OPT_REMOTE:
 			break;
@@ -247,59 +302,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		fprintf(stderr, "lazypages daemon: what is `%s`? try `lazypages daemon --help`\n", argv[optind]);
 		return -EINVAL;
 	}
-	return 0;
-}
-
-/* The parent that waits for the word of its child before it says that all is well. */
-static int go_background(int *ready_fd, pid_t *pid)
-{
-	int p[2];
-
-	if (pipe2(p, O_CLOEXEC))
-		return -errno;
-	*pid = fork();
-	if (*pid < 0) {
-		int rc = -errno;
-
-		close(p[0]);
-		close(p[1]);
-		return rc;
-	}
-	if (*pid) {
-		close(p[1]);
-		*ready_fd = p[0];
-		return 0;
-	}
-	close(p[0]);
-	*ready_fd = p[1];
-	setsid();
-	return 0;
-}
-
-static void close_std(void)
-{
-	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	dup2(fd, 0);
-	dup2(fd, 1);
-	dup2(fd, 2);
-	if (fd > 2)
-		close(fd);
-}
-
-static int write_pidfile(const char *path, pid_t pid)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644), rc = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (dprintf(fd, "%d", pid) < 0)
-		rc = -errno;
-	if (close(fd) && !rc)
-		rc = -errno;
-	return rc;
+	return parse_page_server(o);
 }
 
 static void summary(const struct lp_restore_stats *s)
@@ -325,6 +328,27 @@ static void remote_summary(struct lp_source *src)
 	pr_msg("from servers: %s received, %llu connections lost, %llu changes of server, %llu answers damaged",
 	       lp_size_str(s.bytes, a, sizeof(a)), (unsigned long long)s.reconnects, (unsigned long long)s.failovers,
 	       (unsigned long long)s.corrupt);
+}
+
+/* The tasks need the live source no more. */
+static void take_leave(struct lp_source *src)
+{
+	uint64_t bytes, requests;
+	char a[16];
+	int rc;
+
+	lp_source_criu_stats(src, &bytes, &requests);
+	pr_msg("from the live source: %s received with %llu requests", lp_size_str(bytes, a, sizeof(a)),
+	       (unsigned long long)requests);
+	rc = lp_source_criu_done(src);
+	if (rc)
+		pr_warn("all pages have come, but their source did not take leave (%s): see to its tasks",
+			strerror(-rc));
+}
+
+static bool is_live(const struct opts *o)
+{
+	return o->page_server || o->from_criu;
 }
 
 /* LAZYPAGES_TEST_DELAYS=SEED,MICROSECONDS: see lp_uffd_inject_delays(). */
@@ -361,6 +385,12 @@ static int open_source(const struct opts *o, const char *dir, struct lp_images *
 	}
 	if (!rc)
 		rc = lp_images_open(dir, im, err);
+	if (!rc && is_live(o)) {
+		struct lp_criu_conf cc = o->criu;
+
+		cc.timeout_ms = o->timeout_ms;
+		return lp_source_criu_open(*im, &cc, src, err);
+	}
 	if (rc || !o->nfrom)
 		return rc ? rc : lp_source_local_open(*im, src, err);
 	rc = lp_images_ident(*im, dir, conf.ident, err);
@@ -493,10 +523,14 @@ static int work(void *arg)
 	struct lp_images *im = NULL;
 	struct lp_source *src = NULL;
 	struct lp_err err = { "" };
+	sigset_t set;
 	int listen_fd = -1, rc;
 
 	if (run->j)
 		lp_guard_begin(run->j, LP_RESTORE_SOCKET);
+	/* It gives a page once. What the dead worker had taken and not filled is lost. */
+	if (run->j && is_live(o))
+		lp_journal_flag(run->j, LP_JF_BROKEN);
 	test_delays();
 	rc = open_trace(run, &conf.trace, &err);
 	if (!rc)
@@ -510,6 +544,12 @@ static int work(void *arg)
 		pr_err("%s", err.msg);
 		return -1;
 	}
+	/* lp_restore_run() takes them from here on; what comes after it is over must not cut off the last words. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	if (!rc) {
 		conf.images = im;
 		conf.source = src;
@@ -520,6 +560,8 @@ static int work(void *arg)
 			summary(&stats);
 		if (!rc && o->nfrom)
 			remote_summary(src);
+		if (!rc && is_live(o))
+			take_leave(src);
 		if (run->j && run->j->h->workers > 1)
 			pr_msg("%u workers died; from a death until all tasks were woken %.3f ms at most",
 			       run->j->h->workers - 1, run->j->h->longest_ns / 1e6);
@@ -573,12 +615,6 @@ int cmd_daemon(int argc, char **argv)
 
 	if (parse(argc, argv, &o))
 		return 2;
-	if (o.page_server) {
-		fputs("lazypages daemon: --page-server: pages from a server are not supported yet; "
-		      "use --from, or local images (-D DIR)\n",
-		      stderr);
-		return 1;
-	}
 	dir = realpath(o.images_dir, NULL);
 	rc = dir ? 0 : lp_err_sys(&err, -errno, "%s", o.images_dir);
 	if (!rc && chdir(o.work_dir ? o.work_dir : dir))

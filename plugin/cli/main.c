@@ -12,6 +12,8 @@ static const struct {
 } commands[] = {
 	{ "daemon", cmd_daemon, "fill the tasks of one `criu restore --lazy-pages`" },
 	{ "serve", cmd_serve, "offer checkpoints to other hosts" },
+	{ "page-server", cmd_page_server, "offer one checkpoint to one `criu lazy-pages`" },
+	{ "push", cmd_push, "bring a checkpoint to a server" },
 	{ "inspect", cmd_inspect, "show what a checkpoint holds" },
 	{ "check", cmd_check, "can this machine restore lazily?" },
 	{ "trace", cmd_trace, "show or replay what `daemon --trace` recorded" },
@@ -26,7 +28,7 @@ static void usage(FILE *f)
 	fputs("Usage: lazypages COMMAND [OPTIONS]\n\nCommands:\n", f);
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		if (commands[i].what)
-			fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].what);
+			fprintf(f, "  %-12s %s\n", commands[i].name, commands[i].what);
 	fputs("\n`lazypages COMMAND --help` tells more; `lazypages --version` the version.\n", f);
 }
 

@@ -9,8 +9,11 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/size.h"
 #include "cli/cli.h"
+#include "proto/proto.h"
 #include "serve/serve.h"
+#include "source/criu.h"
 
 #define MANY 256
 
@@ -23,6 +26,12 @@ static void usage(FILE *f)
 	      "      --root DIR         each subdirectory of DIR that holds a checkpoint, by its name (repeatable)\n"
 	      "      NAME=DIR           one checkpoint\n"
 	      "      --list FILE        lines NAME=DIR; read again on SIGHUP\n"
+	      "      --criu NAME=ADDRESS  the pages of NAME for `criu lazy-pages --page-server` (repeatable)\n"
+	      "      --ingest DIR       receive checkpoints into DIR (lazypages push), which is served like --root\n"
+	      "      --criu-ingest NAME=ADDRESS  the pages of NAME from `criu dump --page-server` (repeatable)\n"
+	      "      --ingest-limit SIZE  the most that one checkpoint may take (default 1T)\n"
+	      "      --live NAME=criu:HOST:PORT[?layout=24|32]  the pages of NAME are still with a `criu dump\n"
+	      "                         --lazy-pages`: fetch them once, keep them, serve them (repeatable)\n"
 	      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable)\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
 	      "      --max-clients N    that many restores at once (default 1024)\n"
@@ -38,6 +47,8 @@ static void usage(FILE *f)
 struct args {
 	const char *roots[MANY], *named[MANY], *log_file;
 	struct lp_addr listen[16];
+	struct lp_serve_ps ps[MANY];
+	struct lp_serve_live live[MANY];
 	struct lp_serve_conf conf;
 	int verbosity;
 };
@@ -54,11 +65,59 @@ static int number(const char *opt, const char *s, long min, long max, long *v)
 	return -EINVAL;
 }
 
+/* NAME=ADDRESS */
+static int add_ps(struct args *a, const char *opt, bool ingest, const char *s)
+{
+	struct lp_serve_ps *p = &a->ps[a->conf.nps];
+	const char *eq = strchr(s, '=');
+	struct lp_err err;
+
+	if (a->conf.nps == MANY)
+		return fprintf(stderr, "lazypages serve: more than %d addresses for CRIU\n", MANY), -EINVAL;
+	if (!eq || !lp_ckpt_name_ok(s, eq - s))
+		return fprintf(stderr, "lazypages serve: %s takes NAME=HOST:PORT, not `%s`\n", opt, s), -EINVAL;
+	memcpy(p->name, s, eq - s);
+	p->name[eq - s] = 0;
+	if (lp_addr_parse(eq + 1, &p->addr, &err))
+		return fprintf(stderr, "lazypages serve: %s: %s\n", opt, err.msg), -EINVAL;
+	p->ingest = ingest;
+	a->conf.nps++;
+	return 0;
+}
+
+/* NAME=criu:HOST:PORT */
+static int add_live(struct args *a, const char *s)
+{
+	struct lp_serve_live *l = &a->live[a->conf.nlive];
+	struct lp_criu_conf c = { 0 };
+	const char *eq = strchr(s, '=');
+	struct lp_err err;
+
+	if (a->conf.nlive == MANY)
+		return fprintf(stderr, "lazypages serve: more than %d live sources\n", MANY), -EINVAL;
+	if (!eq || !lp_ckpt_name_ok(s, eq - s))
+		return fprintf(stderr, "lazypages serve: --live takes NAME=criu:HOST:PORT, not `%s`\n", s), -EINVAL;
+	memcpy(l->name, s, eq - s);
+	l->name[eq - s] = 0;
+	snprintf(l->text, sizeof(l->text), "%s", eq + 1);
+	if (lp_criu_url_parse(eq + 1, &c, &err))
+		return fprintf(stderr, "lazypages serve: --live: %s\n", err.msg), -EINVAL;
+	l->addr = c.addr;
+	l->layout = c.layout;
+	a->conf.nlive++;
+	return 0;
+}
+
 static int parse(int argc, char **argv, struct args *a)
 {
-	enum { ROOT = 256, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS };
+	enum { ROOT = 256, CRIU, CRIU_INGEST, LIVE, INGEST, INGEST_LIMIT, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS };
 	static const struct option longs[] = {
 		{ "root", required_argument, NULL, ROOT },
+		{ "criu", required_argument, NULL, CRIU },
+		{ "criu-ingest", required_argument, NULL, CRIU_INGEST },
+		{ "ingest", required_argument, NULL, INGEST },
+		{ "ingest-limit", required_argument, NULL, INGEST_LIMIT },
+		{ "live", required_argument, NULL, LIVE },
 		{ "list", required_argument, NULL, LIST },
 		{ "listen", required_argument, NULL, LISTEN },
 		{ "insecure-listen-anywhere", no_argument, NULL, ANYWHERE },
@@ -82,6 +141,29 @@ static int parse(int argc, char **argv, struct args *a)
 			if (conf->nroots == MANY)
 				return fprintf(stderr, "lazypages serve: more than %d roots\n", MANY), -EINVAL;
 			a->roots[conf->nroots++] = optarg;
+			break;
+		case CRIU:
+			if (add_ps(a, "--criu", false, optarg))
+				return -EINVAL;
+			break;
+		case CRIU_INGEST:
+			if (add_ps(a, "--criu-ingest", true, optarg))
+				return -EINVAL;
+			break;
+		case LIVE:
+			if (add_live(a, optarg))
+				return -EINVAL;
+			break;
+		case INGEST:
+			if (conf->nroots == MANY || conf->ingest)
+				return fputs("lazypages serve: --ingest: one directory\n", stderr), -EINVAL;
+			conf->ingest = a->roots[conf->nroots++] = optarg;
+			break;
+		case INGEST_LIMIT:
+			if (lp_size_parse(optarg, &conf->ingest_limit) || !conf->ingest_limit)
+				return fprintf(stderr, "lazypages serve: --ingest-limit takes 1M, 20G, 1T, not `%s`\n",
+					       optarg),
+				       -EINVAL;
 			break;
 		case LIST:
 			conf->list = optarg;
@@ -143,8 +225,11 @@ static int parse(int argc, char **argv, struct args *a)
 			       -EINVAL;
 		a->named[conf->nnamed++] = argv[optind];
 	}
-	if (!conf->nlisten)
+	if (!conf->nlisten && !conf->nps)
 		return fputs("lazypages serve: where? say --listen HOST:PORT or --listen unix:PATH\n", stderr), -EINVAL;
+	for (v = 0; v < (long)conf->nps; v++)
+		if (conf->ps[v].ingest && !conf->ingest)
+			return fputs("lazypages serve: --criu-ingest: where to? say --ingest DIR\n", stderr), -EINVAL;
 	if (!conf->nroots && !conf->nnamed && !conf->list)
 		return fputs("lazypages serve: what? say --root DIR, NAME=DIR or --list FILE\n", stderr), -EINVAL;
 	return 0;
@@ -162,8 +247,9 @@ int cmd_serve(int argc, char **argv)
 		return 1;
 	a->verbosity = LP_LOG_WARN;
 	a->conf = (struct lp_serve_conf){
-		.roots = a->roots, .named = a->named, .listen = a->listen, .max_clients = 1024, .idle_ms = 60000,
+		.roots = a->roots, .named = a->named, .listen = a->listen, .ps = a->ps, .live = a->live, .max_clients = 1024, .idle_ms = 60000,
 		.workers = cpus < 1 ? 1 : cpus > 4 ? 4 : cpus, .status_fd = -1,
+		.ingest_limit = UINT64_C(1) << 40,
 	};
 	if (parse(argc, argv, a)) {
 		free(a);

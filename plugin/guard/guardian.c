@@ -222,6 +222,12 @@ static int give_up(struct guardian *g, const char *why)
 		end_anchor(g);
 		return 1;
 	}
+	if (lp_journal_has(g->j, LP_JF_BROKEN)) {
+		pr_err("the worker %s, and no other can go on: %s. The restored tasks wait for their pages for ever: kill "
+		       "them; process %d holds their descriptors until then",
+		       why, "its source gives pages only once, or the journal was full", g->anchor);
+		return 1;
+	}
 	pr_err("the worker %s, again and again: giving up. The restored tasks wait for their pages: process %d holds "
 	       "their descriptors; `lazypages daemon --take-over` goes on",
 	       why, g->anchor);

@@ -21,20 +21,14 @@ static int done_get(const struct lp_in *i)
 
 static void put_str(struct lp_out *o, const char *p, size_t n)
 {
-	if (n > 255)
-		o->bad = true;
-	lp_put_int(o, n, 1);
-	lp_put_bytes(o, p, n);
+	lp_put_str(o, p, n);
 }
 
 static struct lp_str get_str(struct lp_in *i)
 {
 	struct lp_str s;
 
-	s.n = lp_get_int(i, 1);
-	s.p = (const char *)lp_get_bytes(i, s.n);
-	if (!s.p)
-		s.n = 0;
+	s.p = lp_get_str(i, &s.n);
 	return s;
 }
 

@@ -44,6 +44,10 @@ enum lp_msg_type {
 	LP_MSG_FILE_DATA = 21,
 	LP_MSG_GET = 32,
 	LP_MSG_PAGES = 33,
+	LP_MSG_PUSH = 48,
+	LP_MSG_PUSHED = 49,
+	LP_MSG_PUSH_DATA = 50,
+	LP_MSG_PUSH_SEAL = 51,
 };
 
 #define LP_FLAG_MORE 1u
@@ -174,6 +178,27 @@ ssize_t lp_put_list(uint8_t *buf, size_t cap, const struct lp_list *m);
 ssize_t lp_put_item(uint8_t *buf, size_t cap, const uint64_t *size, const char *name);
 int lp_get_list(const uint8_t *buf, size_t len, struct lp_list *m);
 int lp_get_item(struct lp_list *m, uint64_t *size, struct lp_str *name);
+
+/* ---- push.c: metas of the messages that bring a checkpoint ---- */
+
+#define LP_PUSH_REPLACE 1u
+
+struct lp_push {
+	uint32_t flags;
+	struct lp_str name;
+};
+
+struct lp_push_data {
+	uint64_t off, sum; /* sum: lp_data_sum() of the frame's data */
+	struct lp_str name;
+};
+
+ssize_t lp_put_push(uint8_t *buf, size_t cap, const struct lp_push *m);
+int lp_get_push(const uint8_t *buf, size_t len, struct lp_push *m);
+ssize_t lp_put_push_data(uint8_t *buf, size_t cap, const struct lp_push_data *m);
+int lp_get_push_data(const uint8_t *buf, size_t len, struct lp_push_data *m);
+
+/* ---- msg.c ---- */
 
 bool lp_ckpt_name_ok(const char *p, size_t n);
 bool lp_file_name_ok(const char *p, size_t n);

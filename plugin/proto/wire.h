@@ -91,6 +91,26 @@ static inline const uint8_t *lp_get_bytes(struct lp_in *i, size_t n)
 	return p;
 }
 
+/* A string: u8 length and its bytes. */
+static inline void lp_put_str(struct lp_out *o, const char *p, size_t n)
+{
+	if (n > 255)
+		o->bad = true;
+	lp_put_int(o, n, 1);
+	lp_put_bytes(o, p, n);
+}
+
+static inline const char *lp_get_str(struct lp_in *i, size_t *n)
+{
+	const char *p;
+
+	*n = lp_get_int(i, 1);
+	p = (const char *)lp_get_bytes(i, *n);
+	if (!p)
+		*n = 0;
+	return p;
+}
+
 /* Bytes that must be zero. */
 static inline void lp_get_pad(struct lp_in *i, unsigned bytes)
 {

@@ -33,8 +33,8 @@ static void advance(struct lp_mm *mm, struct lp_flight *f, uint64_t addr, uint64
 
 /*
  * Up to @len bytes of the head piece of @f from @src. The gate is held; the
- * caller of an urgent flight wakes the head piece's first @len bytes when it has
- * left it, whatever this returns.
+ * caller of an urgent flight wakes what the flight has advanced over when it has
+ * left the gate, whatever this returns.
  *
  * ENOENT means that no single registered VMA holds the range. Before CRIU is
  * done that is a range not registered yet. Later it is a VMA that the task has
@@ -218,14 +218,16 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 		at = *p;
 		if (w->bytes && w->obj == at.obj && at.img >= w->img && at.img < w->end) {
 			at.len = min_u64(min_u64(at.len, w->end - at.img), chunk_len(r));
+			left = lp_flight_left(f);
 			rc = fill_chunk(mm, f, w->bytes + (at.img - w->img), at.len, &r->filled_bulk);
+			left -= lp_flight_left(f);
 			lp_gate_leave(&mm->gate);
 			/*
 			 * A thread whose message was read has an owner that wakes it; this
 			 * only wakes it sooner, so not when nobody faults.
 			 */
-			if (at.len <= CHUNK_FAULTS)
-				mm_wake(r, mm->fd, mm->id, at.addr, at.len);
+			if (left && at.len <= CHUNK_FAULTS)
+				mm_wake(r, mm->fd, mm->id, at.addr, left);
 			/* Unless somebody else has just looked. */
 			if (lp_now() - atomic_load_explicit(&r->last_pass, memory_order_relaxed) > PASS_NS)
 				reader_pass(rd);
@@ -325,6 +327,7 @@ static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bo
 	struct lp_source *src = r->source;
 	const struct lp_piece *p;
 	struct lp_piece at = { 0 };
+	uint64_t done = 0;
 	bool more = false;
 	int rc = 0;
 
@@ -360,11 +363,15 @@ static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bo
 
 		at.addr = p->addr;
 		at.len = min_u64(p->len, at.len - skip);
+		done = lp_flight_left(f);
 		rc = fill_chunk(mm, f, buf + skip, at.len, &r->filled_urgent);
+		done -= lp_flight_left(f);
 	}
 	more = lp_flight_head(f);
 	lp_gate_leave(&mm->gate);
-	mm_wake(r, mm->fd, mm->id, at.addr, at.len);
+	/* Not what was refused: woken, its threads would fault again at once, and again. */
+	if (done)
+		mm_wake(r, mm->fd, mm->id, at.addr, done);
 	if (!rc && more)
 		return false;
 	if (rc == -ESRCH)

@@ -81,14 +81,40 @@ static int prime(struct builder *b, uint64_t addr, unsigned *count)
 	return eng_defer(b->space, addr);
 }
 
-/* VMAs before @end of which nothing is in the checkpoint: a zero page, since faults give them zero pages. */
+/*
+ * VMAs before @end of which nothing is in the checkpoint: a zero page, since
+ * faults give them zero pages. Not yet where nothing may be written: see
+ * prime_protected().
+ */
 static int prime_empty(struct builder *b, const struct lp_vma *end)
 {
 	int rc = 0;
 
 	for (; !rc && b->next < end; b->next++)
-		if (b->next->lazy)
+		if (b->next->lazy && b->next->prot & PROT_WRITE)
 			rc = prime(b, b->next->start, &b->primed_empty);
+	return rc;
+}
+
+/*
+ * CRIU maps everything writable, which counts as committed memory, and gives
+ * VMAs their protection after it has registered them. The kernel (7.3 at least)
+ * then takes back what was committed if nothing may be written and there is no
+ * anon_vma. So these VMAs get their first page when CRIU has finished.
+ */
+int prime_protected(struct lp_mm *mm)
+{
+	const struct lp_task *t = lp_images_find(mm->r->conf->images, mm->pid);
+	unsigned n = 0;
+	size_t i;
+	int rc = 0;
+
+	for (i = 0; t && i < t->nvmas && !rc && n < PRIME_MAX; i++) {
+		if (!t->vmas[i].lazy || t->vmas[i].prot & PROT_WRITE)
+			continue;
+		rc = eng_defer(mm->space, t->vmas[i].start);
+		n++;
+	}
 	return rc;
 }
 
@@ -137,6 +163,19 @@ static int build_space(struct lp_restore *r, const struct lp_task *t, uint32_t o
 	return 0;
 }
 
+bool mm_placed(struct lp_mm *mm)
+{
+	const struct lp_vma *v;
+
+	/* In no order that we know of: what is there stays, so none is asked for twice. */
+	for (; mm->placed < mm->task->nvmas; mm->placed++) {
+		v = &mm->task->vmas[mm->placed];
+		if (v->lazy && lp_uffd_there(mm->fd, v->start, v->end - v->start) <= 0)
+			return false;
+	}
+	return true;
+}
+
 int handoff_space(struct lp_restore *r, struct lp_mm *mm, struct lp_err *err)
 {
 	const struct lp_images *im = r->conf->images;
@@ -150,6 +189,8 @@ int handoff_space(struct lp_restore *r, struct lp_mm *mm, struct lp_err *err)
 			      t ? "which has no memory in these images" : "which is not in pstree.img");
 	while (lp_images_task(im, obj) != t)
 		obj++;
+	mm->handed = true;
+	mm->task = t;
 	rc = build_space(r, t, obj, mm);
 	return rc ? lp_err_sys(err, rc, "pid %d: cannot take it over", mm->pid) : 0;
 }
@@ -167,7 +208,7 @@ static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, 
 	rc = mm ? handoff_space(r, mm, err) : lp_err(err, -ENOMEM, "out of memory");
 	if (!rc) {
 		mm->host_pid = host_pid;
-		if (host_pid > 0)
+		if (host_pid > 0 && r->spare_files)
 			mm->pidfd = syscall(SYS_pidfd_open, host_pid, 0);
 		if (!r->t_first)
 			r->t_first = lp_now();

@@ -72,9 +72,13 @@ struct lp_mm {
 	uint64_t backoff; /* ns, of refused fills */
 	uint64_t retry_at; /* when deferred faults are due */
 	bool warned_nomem, warned_source, warned_files;
+	bool handed; /* by CRIU, not a child of a fork */
 	bool check; /* the reader shall see whether it is complete or dead */
 	bool ended; /* the kernel has said so; r->lock */
 	bool polled; /* in the epoll set; young children are not (lp_space_young()) */
+	const struct lp_task *task; /* whose VMAs CRIU is placing; NULL: it has placed all, or a child */
+	size_t placed; /* so many of them */
+	uint64_t poll_at; /* not polled before: out of descriptors for its children */
 };
 
 struct urgent {
@@ -115,6 +119,7 @@ struct lp_restore {
 	unsigned orphans; /* descriptors of children that could not be followed: held for ever */
 	int reserve[RESERVE]; /* descriptors to give up when there are no others; of the role */
 	unsigned nreserve;
+	bool spare_files; /* enough for a pidfd of each task */
 	uint64_t t_first;
 
 	int epfd;
@@ -140,6 +145,9 @@ void lose_tree(struct lp_restore *r, const struct lp_mm *mm, const char *why);
 void handoff_begin(struct lp_restore *r);
 /* Tasks still to come. */
 size_t handoff_left(const struct lp_restore *r);
+/* CRIU has finished: the first pages that had to wait for that. r->lock held. */
+int prime_protected(struct lp_mm *mm);
+
 /*
  * Take what connection @sock has. 0: more to come; HANDOFF_DONE: CRIU said that
  * the restore is finished; -errno with @err: it failed.
@@ -169,6 +177,13 @@ int note_answer(struct lp_restore *r, int answer);
 /* replay.c */
 /* Make all of a dead worker again. No thread runs yet. -errno with @err: nobody can go on. */
 int replay(struct lp_restore *r, struct lp_err *err);
+
+/*
+ * Has CRIU placed and registered all VMAs of @mm? Before the task's first
+ * instruction, with some luck: asked every PLACED_NS. r->lock held.
+ */
+bool mm_placed(struct lp_mm *mm);
+#define PLACED_NS UINT64_C(300000)
 
 /* reader.c */
 /* What a thread needs to have the reader role now and then. */

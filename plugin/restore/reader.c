@@ -24,6 +24,9 @@
 /* Look for address spaces that are gone this often, in case a report of an exit was lost. */
 #define PROBE_NS UINT64_C(250000000)
 
+/* While there is no descriptor for the child of a fork, try again this often. */
+#define FILES_NS UINT64_C(10000000)
+
 /* How long the waiting thread trusts busy bulk threads to look for messages. */
 #define WATCH_NS UINT64_C(500000)
 
@@ -374,11 +377,14 @@ static void settle(struct lp_reader *rd, struct lp_mm *mm)
 	pthread_mutex_unlock(&r->lock);
 }
 
-/* No descriptor for the child of a fork: the forking task is blocked until there is one. */
+/*
+ * No descriptor for the child of a fork: the forking task is blocked until there
+ * is one, and fills of its address space are refused. The message stays with the
+ * kernel (test/kernel/fork_nofile), so this comes again; not at once, since
+ * other address spaces have better use for the role.
+ */
 static bool out_of_descriptors(struct lp_restore *r, struct lp_mm *mm)
 {
-	const struct timespec pause = { .tv_nsec = 10000000 };
-
 	if (r->nreserve) {
 		pr_warn("%d.%u: no descriptors left for its children: using the reserve (%u); raise the hard limit "
 			"of open files",
@@ -394,7 +400,13 @@ static bool out_of_descriptors(struct lp_restore *r, struct lp_mm *mm)
 		       "the hard limit of open files",
 		       mm->pid, mm->id);
 	mm->warned_files = true;
-	nanosleep(&pause, NULL); /* the message stays, so this comes again at once */
+	pthread_mutex_lock(&r->lock);
+	if (mm->polled)
+		epoll_ctl(r->epfd, EPOLL_CTL_DEL, mm->fd, NULL);
+	mm->polled = false;
+	mm->poll_at = lp_now() + FILES_NS;
+	mm->check = true; /* the time is noted there */
+	pthread_mutex_unlock(&r->lock);
 	return false;
 }
 
@@ -519,11 +531,18 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 	struct lp_restore *r = rd->r;
 	struct lp_mm *mm, *next;
 	uint64_t now = lp_now(), due = LP_NEVER;
-	bool armed;
+	bool armed, placing = false;
 
 	pthread_mutex_lock(&r->lock);
 	armed = r->armed || r->failed;
 	for (mm = r->mms; mm; mm = next) {
+		if (mm->task && (armed || mm_placed(mm))) {
+			/* Its first pages, before it runs: see prime() in handoff.c. */
+			mm->task = NULL;
+			mm->retry_at = 0;
+		} else if (mm->task) {
+			placing = true;
+		}
 		if (is_pending(mm) && mm->retry_at <= now) {
 			/* Only this thread frees mms, so the list survives the unlocking. */
 			pthread_mutex_unlock(&r->lock);
@@ -540,8 +559,12 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 		mm->check = false;
 		if (is_pending(mm) && mm->retry_at < due)
 			due = mm->retry_at;
-		if (!mm->polled && !lp_space_young(mm->space) && mm_poll(mm))
-			lose_tree(r, mm, "cannot poll its userfaultfd");
+		if (!mm->polled && !lp_space_young(mm->space)) {
+			if (mm->poll_at > now)
+				due = mm->poll_at < due ? mm->poll_at : due;
+			else if (mm_poll(mm))
+				lose_tree(r, mm, "cannot poll its userfaultfd");
+		}
 		if (lp_space_flights(mm->space) || !armed)
 			continue;
 		/* A failed restore fills nothing: its spaces end with their tasks. */
@@ -551,6 +574,13 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 			mm_free(mm);
 			r->again = true;
 		}
+	}
+	if (placing) {
+		/* At most a tenth of the time, however many tasks there are. */
+		uint64_t soon = lp_now(), took = soon - now;
+
+		soon += took * 10 > PLACED_NS ? took * 10 : PLACED_NS;
+		due = soon < due ? soon : due;
 	}
 	if (r->again)
 		due = now;

@@ -260,6 +260,18 @@ static void count_task(struct lp_replay *p)
 	atomic_store(&h->cur, !h->cur);
 }
 
+/* The dead worker may not have come to it, see prime_protected(). */
+static int first_pages(struct lp_restore *r)
+{
+	struct lp_mm *mm;
+	int rc = 0;
+
+	for (mm = r->mms; mm && !rc; mm = mm->next)
+		if (mm->handed && !lp_space_dead(mm->space))
+			rc = prime_protected(mm);
+	return rc;
+}
+
 int replay(struct lp_restore *r, struct lp_err *err)
 {
 	struct lp_replay p = { .r = r };
@@ -270,7 +282,7 @@ int replay(struct lp_restore *r, struct lp_err *err)
 	if (!rd)
 		return lp_err(err, -ENOMEM, "out of memory");
 	rd->r = r;
-	if (lp_journal_has(r->j, LP_JF_BROKEN))
+	if (lp_journal_has(r->j, LP_JF_BROKEN) && lp_journal_count(r->j))
 		rc = lp_err(err, -ENODATA, "the journal is not complete");
 	else
 		rc = read_log(&p, err);
@@ -282,10 +294,12 @@ int replay(struct lp_restore *r, struct lp_err *err)
 		r->failed = lp_journal_has(r->j, LP_JF_FAILED);
 		r->hurry = lp_journal_has(r->j, LP_JF_HURRY);
 		r->t_first = r->j->h->t_first;
+		rc = r->armed ? first_pages(r) : 0;
 		atomic_store(&r->filled_bulk, p.filled);
 		count_task(&p);
 		lp_journal_add(r->j, LP_J_RESTART, 0, 0, 0, 0, 0, 0);
-		rc = handle_zone(&p, rd);
+		if (!rc)
+			rc = handle_zone(&p, rd);
 		lp_crash_point(restart_zone);
 		if (!rc)
 			rc = revive(r);

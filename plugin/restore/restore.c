@@ -25,6 +25,8 @@
 
 /* A restore that failed: CRIU kills its tasks; those that outlive this are killed here. */
 #define FAILED_GRACE_NS UINT64_C(10000000000)
+/* Descriptors for everything but tasks: sockets, images, logs, the standard ones. */
+#define FEW_FILES 32
 
 static void kick(int fd)
 {
@@ -121,6 +123,7 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 	struct epoll_event ev = { .events = EPOLLIN };
 	pthread_condattr_t ca;
 	struct rlimit rl;
+	size_t ntasks;
 
 	r->conf = conf;
 	r->source = conf->source;
@@ -151,7 +154,17 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 			setrlimit(RLIMIT_NOFILE, &rl);
 		}
 	}
-	while (r->nreserve < RESERVE) {
+	rl.rlim_cur = 0;
+	getrlimit(RLIMIT_NOFILE, &rl);
+	ntasks = lp_images_ntasks(conf->images);
+	if (rl.rlim_cur < ntasks + FEW_FILES)
+		return lp_err(err, -EMFILE,
+			      "%zu tasks need a descriptor each, but the hard limit of open files is %llu: raise it "
+			      "(ulimit -Hn %zu)",
+			      ntasks, (unsigned long long)rl.rlim_cur, 2 * ntasks + RESERVE + FEW_FILES);
+	/* The tasks come first, then the reserve, then the means to kill them if all is lost: else they would wait. */
+	r->spare_files = rl.rlim_cur >= 2 * ntasks + RESERVE + FEW_FILES;
+	while (r->nreserve < RESERVE && r->nreserve + ntasks + FEW_FILES < rl.rlim_cur) {
 		int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
 		if (fd < 0)
@@ -323,6 +336,8 @@ static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 		r->armed = true;
 		RECORD(r, LP_REC_MARK, LP_MARK_ARMED, 0);
 		for (mm = r->mms; mm; mm = mm->next) {
+			if (mm->handed && !lp_space_dead(mm->space) && prime_protected(mm))
+				lose_tree(r, mm, "out of memory for its first pages");
 			mm->retry_at = 0; /* what was not registered yet */
 			eng_stall(mm->space, 0);
 		}

@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "serve/internal.h"
+#include "serve/relay.h"
 
 /* How long a client that was told to go may take to read the rest. */
 #define LINGER_NS UINT64_C(2000000000)
@@ -124,9 +124,9 @@ static void on_hello(struct conn *c, uint64_t id, const uint8_t *meta, size_t le
 		name[h.name.n] = 0;
 		rc = store_get(srv->store, name, &c->ckpt, &err);
 		if (rc) {
-			if (rc != -ENOENT)
+			if (rc != -ENOENT && rc != -EAGAIN)
 				pr_warn("%s: %s", name, err.msg);
-			refuse(c, id, LP_ERROR_UNKNOWN, err.msg);
+			refuse(c, id, rc == -EAGAIN ? LP_ERROR_BUSY : LP_ERROR_UNKNOWN, err.msg);
 			return;
 		}
 		if (memcmp(h.ident, any, sizeof(any)) && memcmp(h.ident, c->ckpt->ident, sizeof(any))) {
@@ -190,6 +190,25 @@ static int on_file_read(struct conn *c, uint64_t id, const uint8_t *meta, size_t
 	return 0;
 }
 
+/* The rest of this connection is for push.c. */
+static int on_push(struct conn *c, uint64_t id, const uint8_t *meta, size_t len)
+{
+	struct lp_push m;
+
+	if (lp_get_push(meta, len, &m))
+		return -EBADMSG;
+	if (!c->loop->srv->conf->ingest) {
+		refuse(c, id, LP_ERROR_UNKNOWN, "this server receives no checkpoints (--ingest)");
+		return 0;
+	}
+	memcpy(c->push_name, m.name.p, m.name.n);
+	c->push_name[m.name.n] = 0;
+	c->push_replace = m.flags & LP_PUSH_REPLACE;
+	c->push_id = id;
+	c->state = CONN_PUSH;
+	return 0;
+}
+
 /* A request of an open connection; there is room in the queue. */
 static int on_request(struct conn *c, const struct lp_frame *f, const uint8_t *meta)
 {
@@ -211,6 +230,8 @@ static int on_request(struct conn *c, const struct lp_frame *f, const uint8_t *m
 			return -EBADMSG;
 		push(c, f->type, f->id)->a = first;
 		return 0;
+	case LP_MSG_PUSH:
+		return control && !c->ckpt && !c->nreqs ? on_push(c, f->id, meta, f->meta) : -EBADMSG;
 	case LP_MSG_FILE_READ:
 		return control && c->ckpt ? on_file_read(c, f->id, meta, f->meta) : -EBADMSG;
 	case LP_MSG_GET:
@@ -262,6 +283,8 @@ static int parse(struct conn *c)
 	}
 	c->nin -= at;
 	memmove(c->in, c->in + at, c->nin);
+	if (!rc && c->state == CONN_PUSH && (c->nin || sending(c)))
+		return -EBADMSG; /* it has to wait for our word */
 	if (rc && !sending(c) && c->state <= CONN_OPEN) {
 		refuse(c, 0, LP_ERROR_PROTOCOL, "malformed frame");
 		return 0;
@@ -376,24 +399,54 @@ static void put_file(struct conn *c, const struct req *r)
 	c->iov_at = 0;
 }
 
-/* The next frame. Requests of one urgency in their order, greater urgency first. */
-static void next_frame(struct conn *c)
+/*
+ * May @r be answered now? Of a relay only what has come; the rest of it stays
+ * behind (r->after) for the next frame. -EIO: never.
+ */
+static int ready(struct conn *c, struct req *r)
 {
-	unsigned i, best = 0;
+	uint32_t all = r->len + r->after;
+	int rc;
+
+	if (r->type != LP_MSG_GET || !c->ckpt->relay)
+		return 1;
+	r->len = all < LP_DATA_MAX ? all : LP_DATA_MAX;
+	r->after = all - r->len;
+	/* Who waits for a task's fault, or for lack of anything else to do, jumps the queue. */
+	rc = relay_has(c->ckpt->relay, r->a, r->addr, r->len, c->role == LP_ROLE_URGENT || r->urgency);
+	return rc;
+}
+
+static bool is_ready(struct conn *c, struct req *r)
+{
+	return ready(c, r) != 0;
+}
+
+/* The next frame. Requests of one urgency in their order, greater urgency first. False: all wait for their pages. */
+static bool next_frame(struct conn *c)
+{
+	unsigned i, best = c->nreqs;
 	struct req *r;
 
-	for (i = 1; i < c->nreqs; i++)
-		if (c->reqs[i].urgency > c->reqs[best].urgency)
+	for (i = 0; i < c->nreqs; i++)
+		if ((best == c->nreqs || c->reqs[i].urgency > c->reqs[best].urgency) && is_ready(c, &c->reqs[i]))
 			best = i;
+	c->parked = best == c->nreqs;
+	if (c->parked)
+		return false;
 	r = &c->reqs[best];
+	if (ready(c, r) < 0) {
+		put_error(c, r->id, LP_ERROR_IO, "the pages were lost with their live source");
+		goto answered;
+	}
 	switch (r->type) {
 	case LP_MSG_GET:
 		if (pages_frame(c, r)) {
 			pr_warn("%s: task %u, 0x%llx: cannot read its pages: the files were changed under the server",
 				c->ckpt->name, r->a, (unsigned long long)r->addr);
 			put_error(c, r->id, LP_ERROR_IO, "cannot read the pages");
-		} else if (r->len) {
-			return;
+		} else if (r->len || r->after) {
+			return true;
 		}
 		break;
 	case LP_MSG_PING:
@@ -416,8 +469,10 @@ static void next_frame(struct conn *c)
 	default:
 		put_error(c, r->id, r->error, r->text);
 	}
+answered:
 	c->nreqs--;
 	memmove(r, r + 1, (c->nreqs - best) * sizeof(*r));
+	return true;
 }
 
 /* The rest of the frame. 1: all of it is sent; 0: the socket is full; -errno. */
@@ -457,7 +512,8 @@ int conn_send(struct conn *c, size_t quantum)
 			break;
 		if (!c->nreqs || c->state == CONN_CLOSING)
 			break;
-		next_frame(c);
+		if (!next_frame(c))
+			break;
 	}
 	atomic_fetch_add_explicit(&c->loop->srv->served, sent, memory_order_relaxed);
 	if (rc < 0)
@@ -465,7 +521,12 @@ int conn_send(struct conn *c, size_t quantum)
 	c->want_out = !rc;
 	if (!rc)
 		return 0;
-	if (c->nreqs && c->state != CONN_CLOSING) {
+	if (c->parked && !sending(c) && c->state != CONN_CLOSING) {
+		/* Until loop_news(); more may be asked meanwhile. */
+		rc = parse(c);
+		c->want_in = !c->eof && may_read(c);
+		return rc;
+	} else if (c->nreqs && c->state != CONN_CLOSING) {
 		return 1;
 	} else if (c->state == CONN_CLOSING) {
 		shutdown(c->fd, SHUT_WR);
@@ -502,6 +563,8 @@ bool conn_overdue(const struct conn *c, uint64_t now, uint64_t idle_ns)
 		return now > c->close_at;
 	if (c->state == CONN_HELLO)
 		return now > c->last_in + HELLO_NS;
+	if (c->parked && !sending(c))
+		return false; /* it waits for us */
 	if (sending(c) || c->nreqs)
 		return now > c->last_out + idle_ns;
 	return now > c->last_in + idle_ns;

@@ -37,6 +37,8 @@ struct vfile {
 	int32_t task;	/* >= 0: the eager pages of this task, one after the other; else a file of the directory */
 };
 
+struct relay;
+
 struct ckpt {
 	struct ckpt *next;
 	unsigned refs;	 /* store->lock */
@@ -54,17 +56,30 @@ struct ckpt {
 	bool on_disk;	      /* not tmpfs: worth reading ahead */
 	struct vfile *files;
 	size_t nfiles;
+	struct relay *relay; /* some of its pages are still to come; or NULL */
 };
 
 struct store;
+struct server;
 
-int store_new(const struct lp_serve_conf *conf, struct store **out, struct lp_err *err);
+int store_new(struct server *srv, struct store **out, struct lp_err *err);
 void store_free(struct store *s);
 /* Read the list file again and look at all directories anew; open checkpoints stay for those who use them. */
 int store_reload(struct store *s, struct lp_err *err);
 /* A reference to the checkpoint @name, opened if need be: -ENOENT, or why it is not acceptable. */
 int store_get(struct store *s, const char *name, struct ckpt **out, struct lp_err *err);
 void store_put(struct store *s, struct ckpt *c);
+/*
+ * Open the checkpoint in @dir for oneself. @st: of its inventory.img, by which
+ * it is found again; NULL: only its pages are wanted, not its small images.
+ * @thin: pages may still be with a live source.
+ */
+struct stat;
+int ckpt_open(const char *name, const char *dir, const struct stat *st, bool thin, struct ckpt **out,
+	      struct lp_err *err);
+void ckpt_free(struct ckpt *c);
+/* The directory that @name is in, the caller's: -ENOENT. */
+int store_where(struct store *s, const char *name, char **dir);
 /* All names, sorted; *names is the caller's: free each and the array. */
 int store_names(struct store *s, char ***names, size_t *n);
 
@@ -85,6 +100,7 @@ struct req {
 	uint8_t urgency;
 	uint32_t a;    /* GET: obj; FILE_READ: file; LIST, FILES: first */
 	uint32_t len;  /* GET, FILE_READ */
+	uint32_t after; /* GET: bytes behind len that are not to be sent yet */
 	uint64_t addr; /* GET: address; FILE_READ: offset. Moves on as it is answered */
 	const char *text; /* ERROR; static */
 };
@@ -92,14 +108,17 @@ struct req {
 #define OUT_HEAD 2560 /* the largest meta that we send, a full PAGES, and then some */
 #define IN_BYTES 4096
 
-enum conn_state { CONN_HELLO, CONN_OPEN, CONN_BYE, CONN_CLOSING };
+enum conn_state { CONN_HELLO, CONN_OPEN, CONN_PUSH, CONN_BYE, CONN_CLOSING };
 
 struct loop;
+struct ingest;
+struct relay;
 
 struct conn {
 	int kind; /* EV_CONN: first, see loop.c */
 	struct conn *next, **pprev;	/* of its loop */
 	struct conn *run_next;		/* in the list of those with something to send */
+	bool parked; /* all that is asked waits for pages of a relay */
 	bool running, want_in, want_out; /* in that list; what epoll is asked for */
 	struct loop *loop;
 	int fd;
@@ -111,6 +130,9 @@ struct conn {
 	struct ckpt *ckpt; /* a reference, or NULL */
 	uint64_t last_in, last_out; /* progress, ns */
 	uint64_t close_at;	    /* CONN_CLOSING */
+	char push_name[LP_CKPT_NAME_MAX + 1]; /* CONN_PUSH */
+	uint64_t push_id;
+	bool push_replace;
 
 	uint8_t in[IN_BYTES];
 	size_t nin;
@@ -157,10 +179,11 @@ struct loop {
 	struct conn *inbox;
 	struct conn *conns, *run, **run_tail;
 	_Atomic unsigned nconns;
+	_Atomic bool news; /* pages of a relay have come */
 	bool left; /* its connections know that the server stops */
 };
 
-enum ev_kind { EV_CONN, EV_WAKE, EV_LISTEN, EV_SIGNAL };
+enum ev_kind { EV_CONN, EV_WAKE, EV_LISTEN, EV_SIGNAL, EV_PS };
 
 #define URGENT_LOOPS 2
 #define BULK_LOOPS_MAX 16
@@ -173,6 +196,13 @@ struct server {
 	struct loop front, urgent[URGENT_LOOPS], bulk[BULK_LOOPS_MAX];
 	unsigned nbulk;
 	_Atomic bool stopping;
+	_Atomic bool leave; /* sessions shall end at once */
+	_Atomic unsigned sessions;
+	int ingest_fd; /* of conf->ingest, or -1 */
+	pthread_mutex_t ingest_lock;
+	struct ingest *ingests; /* ingest_lock: what is being received */
+	struct relay **relays;
+	size_t nrelays;
 	_Atomic unsigned clients[LP_NROLES], strangers;
 	_Atomic uint64_t served; /* bytes, for the log */
 };
@@ -187,9 +217,16 @@ void loop_give(struct loop *l, struct conn *c);
 /* Into this thread's own loop; closed when that fails. */
 int loop_add(struct loop *l, struct conn *c);
 void loop_wake(struct loop *l);
+/* Pages of a relay have come: those who wait for some shall look. By any thread. */
+void loop_news(struct loop *l);
 /* @c has something to send. */
 void loop_run(struct conn *c);
 /* After its hello: move a connection of the front to where its role is served. */
 void server_place(struct conn *c);
+
+/* sessions.c: a detached thread that counts as a session; it takes itself off srv->sessions. */
+int session_thread(struct server *srv, void *(*fn)(void *), void *arg);
+/* A CRIU has connected to the address of @conf; takes @fd. Of the front. */
+void session_start(struct server *srv, const struct lp_serve_ps *conf, int fd);
 
 #endif

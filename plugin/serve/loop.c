@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "serve/ingest.h"
 #include "serve/internal.h"
 
 #define QUANTUM (512u << 10)
@@ -79,6 +80,13 @@ void loop_wake(struct loop *l)
 	/* Full means that it is woken anyhow. */
 	if (write(l->wake_fd, &one, sizeof(one)) < 0)
 		return;
+}
+
+void loop_news(struct loop *l)
+{
+	if (!l->srv || atomic_exchange(&l->news, true))
+		return; /* not made yet; or on its way */
+	loop_wake(l);
 }
 
 void loop_give(struct loop *l, struct conn *c)
@@ -157,6 +165,11 @@ static void settle(struct conn *c, int rc, bool in, bool out)
 		server_place(c);
 		return;
 	}
+	if (c->state == CONN_PUSH && !c->running) {
+		take_out(c);
+		push_start(c);
+		return;
+	}
 	if ((c->want_in != in || c->want_out != out) && arm(c, EPOLL_CTL_MOD))
 		drop(c);
 }
@@ -168,6 +181,10 @@ static void take_inbox(struct loop *l)
 
 	while (read(l->wake_fd, &word, sizeof(word)) < 0 && errno == EINTR)
 		;
+	if (atomic_exchange(&l->news, false))
+		for (c = l->conns; c; c = c->next)
+			if (c->parked)
+				loop_run(c);
 	pthread_mutex_lock(&l->lock);
 	list = l->inbox;
 	l->inbox = NULL;

@@ -135,7 +135,7 @@ int pages_frame(struct conn *c, struct req *r)
 		c->niov = 0;
 		return -EIO;
 	}
-	head = lp_frame_close(c->head, LP_MSG_PAGES, r->len ? LP_FLAG_MORE : 0, r->id, meta, b.data);
+	head = lp_frame_close(c->head, LP_MSG_PAGES, r->len || r->after ? LP_FLAG_MORE : 0, r->id, meta, b.data);
 	c->iov[0] = (struct iovec){ c->head, head };
 	return 0;
 }

@@ -5,6 +5,7 @@
  * struct server.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,14 +16,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "serve/internal.h"
+#include "serve/relay.h"
 
 #define LISTEN_MAX 64
 #define BULK_NICE 5
 
 struct listener {
-	int kind; /* EV_LISTEN, or EV_SIGNAL */
+	int kind; /* EV_LISTEN, EV_PS, or EV_SIGNAL */
 	int fd;
+	const struct lp_serve_ps *ps;
 };
 
 struct front {
@@ -69,7 +71,7 @@ static void turn_away_oldest(struct loop *l)
 	shutdown(oldest->fd, SHUT_RDWR);
 }
 
-static void on_listen(struct loop *l, int listen_fd)
+static void on_listen(struct loop *l, int listen_fd, const struct lp_serve_ps *ps)
 {
 	struct front *f = front_of(l);
 	struct conn *c;
@@ -85,6 +87,11 @@ static void on_listen(struct loop *l, int listen_fd)
 			if (errno == EMFILE || errno == ENFILE)
 				usleep(5000); /* the backlog stays readable: no spinning on it */
 			return;
+		}
+		if (ps) {
+			lp_tune(fd);
+			session_start(l->srv, ps, fd);
+			continue;
 		}
 		if (atomic_load(&l->srv->strangers) >= STRANGERS_MAX)
 			turn_away_oldest(l);
@@ -130,8 +137,10 @@ static void on_signal(struct front *f, int fd)
 			pr_info("reloaded");
 		return;
 	}
-	if (atomic_load(&f->srv.stopping))
+	if (atomic_load(&f->srv.stopping)) {
+		atomic_store(&f->srv.leave, true);
 		return;
+	}
 	for (i = 0; i < f->nlisten; i++) {
 		close(f->listen[i].fd);
 		f->listen[i].fd = -1;
@@ -145,8 +154,8 @@ static void on_other(struct loop *l, int *kind)
 
 	if (li->fd < 0)
 		return;
-	if (*kind == EV_LISTEN)
-		on_listen(l, li->fd);
+	if (*kind == EV_LISTEN || *kind == EV_PS)
+		on_listen(l, li->fd, li->ps);
 	else
 		on_signal(front_of(l), li->fd);
 }
@@ -160,31 +169,45 @@ static int watch(struct loop *l, struct listener *li, int kind, int fd)
 	return epoll_ctl(l->epfd, EPOLL_CTL_ADD, fd, &ev) ? -errno : 0;
 }
 
+static int listen_on(struct front *f, const struct lp_addr *a, const struct lp_serve_ps *ps, struct lp_err *err)
+{
+	int fds[8], n, k;
+	char name[300];
+
+	n = lp_listen(a, f->srv.conf->anywhere, fds, 8, err);
+	if (n < 0)
+		return n;
+	lp_addr_str(a, name, sizeof(name));
+	for (k = 0; k < n; k++) {
+		struct listener *li = &f->listen[f->nlisten];
+
+		if (f->nlisten == LISTEN_MAX) {
+			close(fds[k]);
+			return lp_err(err, -E2BIG, "more than %d addresses to listen on", LISTEN_MAX);
+		}
+		f->nlisten++;
+		li->ps = ps;
+		pr_msg("%s%slistening on %s%s", ps ? ps->name : "", ps ? ": CRIU's protocol: " : "", name,
+		       a->unix_path ? "" : " (TCP, no TLS)");
+		if (!a->unix_path && !strcmp(a->port, "0"))
+			pr_msg("%s%sport %u", ps ? ps->name : "", ps ? ": " : "", lp_listen_port(fds[k]));
+		if (watch(&f->srv.front, li, ps ? EV_PS : EV_LISTEN, fds[k]))
+			return lp_err_sys(err, -errno, "epoll");
+	}
+	return 0;
+}
+
 static int open_listeners(struct front *f, struct lp_err *err)
 {
 	const struct lp_serve_conf *conf = f->srv.conf;
-	char name[300];
-	int fds[8], n, k;
 	size_t i;
+	int rc = 0;
 
-	for (i = 0; i < conf->nlisten; i++) {
-		n = lp_listen(&conf->listen[i], conf->anywhere, fds, 8, err);
-		if (n < 0)
-			return n;
-		for (k = 0; k < n; k++) {
-			if (f->nlisten == LISTEN_MAX) {
-				close(fds[k]);
-				return lp_err(err, -E2BIG, "more than %d addresses to listen on", LISTEN_MAX);
-			}
-			lp_addr_str(&conf->listen[i], name, sizeof(name));
-			pr_msg("listening on %s%s", name, conf->listen[i].unix_path ? "" : " (TCP, no TLS)");
-			if (!conf->listen[i].unix_path && !strcmp(conf->listen[i].port, "0"))
-				pr_msg("port %u", lp_listen_port(fds[k]));
-			if (watch(&f->srv.front, &f->listen[f->nlisten++], EV_LISTEN, fds[k]))
-				return lp_err_sys(err, -errno, "epoll");
-		}
-	}
-	return 0;
+	for (i = 0; !rc && i < conf->nlisten; i++)
+		rc = listen_on(f, &conf->listen[i], NULL, err);
+	for (i = 0; !rc && i < conf->nps; i++)
+		rc = listen_on(f, &conf->ps[i].addr, &conf->ps[i], err);
+	return rc;
 }
 
 static void raise_files(unsigned clients)
@@ -265,7 +288,8 @@ static void serve(struct front *f)
 			for (c = l->conns; c; c = c->next)
 				conn_bye(c);
 		}
-		if (!l->conns || now > end)
+		/* CRIUs have nobody else to ask: until they have ended, or a second signal. */
+		if ((!l->conns || now > end) && ((!atomic_load(&f->srv.sessions) && !relays_busy(&f->srv)) || atomic_load(&f->srv.leave)))
 			return;
 	}
 }
@@ -274,7 +298,7 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 {
 	struct front *f = calloc(1, sizeof(*f));
 	struct server *srv = &f->srv;
-	int i, sig_fd = -1, rc;
+	int i, sig_fd = -1, rc = 0;
 	char size[16];
 	sigset_t set, old;
 
@@ -291,7 +315,15 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 	pages_guard_init();
 	raise_files(conf->max_clients);
 
-	rc = store_new(conf, &srv->store, err);
+	pthread_mutex_init(&srv->ingest_lock, NULL);
+	srv->ingest_fd = -1;
+	if (conf->ingest) {
+		srv->ingest_fd = open(conf->ingest, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (srv->ingest_fd < 0)
+			rc = lp_err_sys(err, -errno, "--ingest %s", conf->ingest);
+	}
+	if (!rc)
+		rc = store_new(srv, &srv->store, err);
 	if (!rc) {
 		rc = loop_init(&srv->front, srv);
 		if (rc)
@@ -306,6 +338,8 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 		rc = open_listeners(f, err);
 	if (!rc)
 		rc = start(srv, err);
+	if (!rc)
+		rc = relays_start(srv, err);
 	if (!rc) {
 		if (conf->status_fd >= 0) {
 			if (write(conf->status_fd, "", 1) != 1)
@@ -318,6 +352,10 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 		stop(srv);
 	}
 	join(srv);
+	atomic_store(&srv->leave, true);
+	while (atomic_load(&srv->sessions))
+		usleep(10000);
+	relays_stop(srv);
 	loop_fini(&srv->front);
 	for (i = 0; i < f->nlisten; i++)
 		if (f->listen[i].fd >= 0)
@@ -325,6 +363,9 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 	if (sig_fd >= 0)
 		close(sig_fd);
 	store_free(srv->store);
+	if (srv->ingest_fd >= 0)
+		close(srv->ingest_fd);
+	pthread_mutex_destroy(&srv->ingest_lock);
 	free(f);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return rc;

@@ -12,6 +12,20 @@
 #include "base/err.h"
 #include "net/addr.h"
 
+/* A checkpoint that CRIU itself gets from an address of its own. */
+struct lp_serve_ps {
+	char name[129];
+	struct lp_addr addr;
+	bool ingest; /* it brings the pages of a dump */
+};
+
+/* A checkpoint whose pages are with a live source: see relay.h. */
+struct lp_serve_live {
+	char name[129], text[300]; /* text: the URL, for messages */
+	struct lp_addr addr;
+	int layout; /* of CRIU's headers, 24 or 32 bytes; 0: as its images say */
+};
+
 /* Everything is borrowed until lp_serve_run() returns. */
 struct lp_serve_conf {
 	const char *const *roots; /* each subdirectory is a checkpoint */
@@ -21,6 +35,12 @@ struct lp_serve_conf {
 	const char *list; /* a file of NAME=DIR lines, read again on SIGHUP; or NULL */
 	const struct lp_addr *listen;
 	size_t nlisten;
+	const struct lp_serve_ps *ps;
+	size_t nps;
+	const struct lp_serve_live *live;
+	size_t nlive;
+	const char *ingest;    /* received checkpoints go there; also a root; or NULL */
+	uint64_t ingest_limit; /* bytes of one, at most */
 	bool anywhere;	     /* listen beyond loopback without TLS */
 	unsigned max_clients; /* urgent connections, and as many bulk ones */
 	unsigned workers;     /* threads for bulk */

@@ -18,7 +18,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "serve/internal.h"
+#include "serve/relay.h"
 
 /* Checkpoints that nobody uses, kept open. */
 #define IDLE_MAX 16
@@ -33,6 +33,7 @@ struct names {
 };
 
 struct store {
+	struct server *srv;
 	const struct lp_serve_conf *conf;
 	pthread_mutex_t lock;
 	struct ckpt *all;
@@ -93,7 +94,7 @@ static int names_read(const struct lp_serve_conf *conf, struct names *l, struct 
 	return rc;
 }
 
-static void ckpt_free(struct ckpt *c)
+void ckpt_free(struct ckpt *c)
 {
 	size_t i;
 
@@ -149,7 +150,8 @@ static int map_files(struct ckpt *c, struct lp_err *err)
 	return 0;
 }
 
-static int ckpt_open(const char *name, const char *dir, const struct stat *st, struct ckpt **out, struct lp_err *err)
+int ckpt_open(const char *name, const char *dir, const struct stat *st, bool thin, struct ckpt **out,
+	      struct lp_err *err)
 {
 	struct ckpt *c = calloc(1, sizeof(*c));
 	uint64_t t0 = lp_now();
@@ -159,12 +161,14 @@ static int ckpt_open(const char *name, const char *dir, const struct stat *st, s
 		return lp_err(err, -ENOMEM, "out of memory");
 	c->dirfd = -1;
 	snprintf(c->name, sizeof(c->name), "%s", name);
-	c->dev = st->st_dev;
-	c->ino = st->st_ino;
-	c->mtime = st->st_mtim;
+	if (st) {
+		c->dev = st->st_dev;
+		c->ino = st->st_ino;
+		c->mtime = st->st_mtim;
+	}
 	c->dir = strdup(dir);
 	rc = c->dir ? lp_images_open(dir, &c->im, err) : lp_err(err, -ENOMEM, "out of memory");
-	if (!rc)
+	if (!rc && !thin)
 		rc = whole(c->im, err);
 	if (!rc)
 		rc = lp_images_ident(c->im, dir, c->ident, err);
@@ -172,7 +176,7 @@ static int ckpt_open(const char *name, const char *dir, const struct stat *st, s
 		c->dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		rc = c->dirfd < 0 ? lp_err_sys(err, -errno, "%s", dir) : map_files(c, err);
 	}
-	if (!rc)
+	if (!rc && st)
 		rc = files_list(c, err);
 	if (rc) {
 		ckpt_free(c);
@@ -259,15 +263,43 @@ static void drop_idle(struct store *s)
 	} while (c);
 }
 
+int store_where(struct store *s, const char *name, char **dir)
+{
+	struct stat st;
+
+	return find_dir(s, name, dir, &st);
+}
+
+/* A checkpoint that is being relayed is in another directory than its name says. */
+static int find_now(struct store *s, const char *name, char **dir, struct stat *st, struct relay **relay)
+{
+	const char *filling;
+	char path[4200];
+
+	*relay = relay_find(s->srv, name, &filling);
+	if (!*relay)
+		return find_dir(s, name, dir, st);
+	snprintf(path, sizeof(path), "%s/inventory.img", filling);
+	if (stat(path, st)) {
+		*relay = NULL; /* it has taken its place at this moment */
+		return find_dir(s, name, dir, st);
+	}
+	*dir = strdup(filling);
+	return *dir ? 0 : -ENOMEM;
+}
+
 /* Only the front calls this, so nobody else adds the same one meanwhile. */
 int store_get(struct store *s, const char *name, struct ckpt **out, struct lp_err *err)
 {
+	struct relay *relay;
 	struct ckpt *c;
 	struct stat st;
 	char *dir;
 	int rc;
 
-	rc = find_dir(s, name, &dir, &st);
+	if (relay_pending(s->srv, name))
+		return lp_err(err, -EAGAIN, "%s: its live source has not answered yet", name);
+	rc = find_now(s, name, &dir, &st, &relay);
 	if (rc)
 		return lp_err(err, rc, "no checkpoint %s here", name);
 	pthread_mutex_lock(&s->lock);
@@ -282,9 +314,10 @@ int store_get(struct store *s, const char *name, struct ckpt **out, struct lp_er
 		c->refs++;
 	pthread_mutex_unlock(&s->lock);
 	if (!c) {
-		rc = ckpt_open(name, dir, &st, &c, err);
+		rc = ckpt_open(name, dir, &st, false, &c, err);
 		if (!rc) {
 			c->refs = 1;
+			c->relay = relay;
 			pthread_mutex_lock(&s->lock);
 			c->next = s->all;
 			s->all = c;
@@ -332,13 +365,15 @@ int store_reload(struct store *s, struct lp_err *err)
 	return 0;
 }
 
-int store_new(const struct lp_serve_conf *conf, struct store **out, struct lp_err *err)
+int store_new(struct server *srv, struct store **out, struct lp_err *err)
 {
+	const struct lp_serve_conf *conf = srv->conf;
 	struct store *s = calloc(1, sizeof(*s));
 	int rc;
 
 	if (!s)
 		return lp_err(err, -ENOMEM, "out of memory");
+	s->srv = srv;
 	s->conf = conf;
 	pthread_mutex_init(&s->lock, NULL);
 	*out = s;

@@ -222,7 +222,6 @@ static const struct lp_source_ops local_ops = {
 
 int lp_source_local_open(const struct lp_images *im, struct lp_source **out, struct lp_err *err)
 {
-	struct local *l;
 	size_t i, k;
 
 	for (i = 0; i < lp_images_ntasks(im); i++) {
@@ -236,6 +235,14 @@ int lp_source_local_open(const struct lp_images *im, struct lp_source **out, str
 					      "--page-server --address HOST --port PORT",
 					      t->pid, t->extents[k].start);
 	}
+	return lp_source_local_part(im, out, err);
+}
+
+int lp_source_local_part(const struct lp_images *im, struct lp_source **out, struct lp_err *err)
+{
+	struct local *l;
+	size_t i;
+
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return lp_err(err, -ENOMEM, "out of memory");

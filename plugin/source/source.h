@@ -63,5 +63,7 @@ struct lp_source {
  * lazy pages are not in the files but with a live source.
  */
 int lp_source_local_open(const struct lp_images *im, struct lp_source **out, struct lp_err *err);
+/* The same for those of its pages that are in the files. */
+int lp_source_local_part(const struct lp_images *im, struct lp_source **out, struct lp_err *err);
 
 #endif

@@ -63,7 +63,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	srv.conf = &conf;
 	srv.nbulk = 1;
 	lp_log_level = LP_LOG_MSG;
-	MUST(!store_new(&conf, &srv.store, &err));
+	MUST(!store_new(&srv, &srv.store, &err));
 	MUST(!loop_init(&srv.front, &srv));
 	for (i = 0; i < URGENT_LOOPS; i++)
 		MUST(!loop_init(&srv.urgent[i], &srv));

@@ -330,11 +330,17 @@ static void task_main(struct run *r, unsigned index)
 	if (!or)
 		_exit(9);
 	tell_oracle(t, or);
+	/*
+	 * As CRIU does for lazy restores: a huge page of what is written before the
+	 * registration would cover pages that are still to come, with zeros.
+	 */
+	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	if (!set_up(r, t, index)) {
 		perror("set-up of a task");
 		atomic_store(&r->st->bad_setup, 1);
 		_exit(9);
 	}
+	prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
 	if (r->o->merges) {
 		atomic_fetch_add(&r->st->handed, 1);
 		if (r->sock >= 0)
@@ -575,6 +581,13 @@ static bool play(struct run *r)
 		if (write(r->sock, &word, sizeof(word)) != sizeof(word))
 			failed(r, "zombie: %s", strerror(errno));
 	}
+	/*
+	 * Between the last registration and this word CRIU works for tens of
+	 * milliseconds, in which the daemon gives each VMA its first page; on a slow
+	 * machine the program would be at its mprotect() before.
+	 */
+	if (r->o->merges)
+		nap_us(100000);
 	word = FINISHED;
 	if (r->sock >= 0 && !r->why[0] && write(r->sock, &word, sizeof(word)) != sizeof(word))
 		failed(r, "finished: %s", strerror(errno));

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A bad network between a client and a server, for tests; on loopback only.
 
-chaos.py --listen PORT --to PORT [--cut MS] [--flip BYTES] [--stall MS] [--portfile FILE]
+chaos.py --listen PORT --to PORT [--cut MS] [--flip BYTES] [--stall MS] [--rate BYTES] [--portfile FILE]
 
 --cut: every connection is cut after so many milliseconds (evenly around it).
 --flip: in about every so many bytes from the server one bit is flipped.
 --stall: now and then nothing is passed on for so long.
+--rate: so many bytes a second from the server, about.
 Port 0 takes a free one; its number goes to FILE.
 """
 import argparse, os, random, socket, threading, time
@@ -17,6 +18,7 @@ p.add_argument("--to", type=int, required=True)
 p.add_argument("--cut", type=int, default=0)
 p.add_argument("--flip", type=int, default=0)
 p.add_argument("--stall", type=int, default=0)
+p.add_argument("--rate", type=int, default=0)
 p.add_argument("--portfile")
 p.add_argument("--seed", type=int, default=None)
 o = p.parse_args()
@@ -31,11 +33,11 @@ def close(*socks):
             pass
 
 
-def pump(src, dst, damage):
+def pump(src, dst, damage, rate=0):
     left = rnd.randrange(1, 2 * o.flip) if damage else 0
     try:
         while True:
-            data = src.recv(262144)
+            data = src.recv(32768 if rate else 262144)
             if not data:
                 break
             if damage:
@@ -47,6 +49,8 @@ def pump(src, dst, damage):
             if o.stall and rnd.random() < 0.01:
                 time.sleep(o.stall / 1000)
             dst.sendall(data)
+            if rate:
+                time.sleep(len(data) / rate)
     except OSError:
         pass
     close(src, dst)
@@ -62,7 +66,7 @@ def serve(c):
     for x in (c, s):
         x.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     threads = [threading.Thread(target=pump, args=(c, s, False), daemon=True),
-               threading.Thread(target=pump, args=(s, c, o.flip > 0), daemon=True)]
+               threading.Thread(target=pump, args=(s, c, o.flip > 0, o.rate), daemon=True)]
     for t in threads:
         t.start()
     if o.cut:

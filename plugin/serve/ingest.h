@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Checkpoints that are being received: DIR/.incoming-NAME until all is there,
+ * which no name of a checkpoint can be. CRIU brings pages (ps_put.c), `lazypages
+ * push` the rest (push.c) and the word that this was all; then everything is
+ * checked, made durable, and renamed.
+ *
+ * Of one name one thing at a time is received; whoever holds an ingest owns
+ * that directory.
+ */
+#ifndef LP_SERVE_INGEST_H
+#define LP_SERVE_INGEST_H
+
+#include "serve/ps.h"
+
+struct ingest {
+	struct ingest *next;
+	char name[LP_CKPT_NAME_MAX + 1];
+	int dirfd;
+	uint64_t left; /* bytes that may still come (--ingest-limit) */
+	bool keep;     /* what is there stays when this ends */
+};
+
+/*
+ * @fresh: begin with an empty directory; else go on with what CRIU has brought
+ * completely, or begin. -EBUSY, -EROFS (the server takes nothing), ...
+ */
+int ingest_begin(struct server *srv, const char *name, bool fresh, struct ingest **out, struct lp_err *err);
+/* A file of the directory for writing, created if need be. @name was checked (lp_file_name_ok()). */
+int ingest_open(struct ingest *in, const char *name, bool fresh, struct lp_err *err);
+/* Room for @n bytes more? -EFBIG. */
+int ingest_take(struct ingest *in, uint64_t n, struct lp_err *err);
+/* CRIU's part is complete: durable, and kept for the push. */
+int ingest_pages_done(struct ingest *in, struct lp_err *err);
+/* All is there: check it, and serve it from now on. */
+int ingest_seal(struct server *srv, struct ingest *in, bool replace, struct lp_err *err);
+/* Remove what was not kept, forget it. */
+void ingest_end(struct server *srv, struct ingest *in);
+
+/* ps_put.c: `criu dump --page-server` into @in. */
+int ps_receive(struct ps *s, struct ingest *in, struct lp_err *err);
+/* push.c: a client has sent PUSH: takes the connection. */
+void push_start(struct conn *c);
+
+#endif
