@@ -5,6 +5,7 @@ VERSION   := 0.1.0
 PREFIX    ?= /usr/local
 SBINDIR   ?= $(PREFIX)/sbin
 MANDIR    ?= $(PREFIX)/share/man
+UNITDIR   ?= $(PREFIX)/lib/systemd/system
 DESTDIR   ?=
 CC        ?= gcc
 CLANG     ?= clang
@@ -22,7 +23,7 @@ WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wn
 CPPFLAGS  += -D_GNU_SOURCE -DLP_VERSION='"$(VERSION)"' -Iplugin -I. -I$(B)/gen
 LDLIBS    += -lpthread
 
-NO_LIBS   := help deps clean criu criu-peer zdtm check check-san check-more check-kernels check-pairs check-patches \
+NO_LIBS   := help deps clean criu criu-peer zdtm check check-san check-more check-kernels check-kill check-pairs check-patches \
 	     check-pressure check-zdtm check-zdtm-full bench demo ci
 ifneq ($(filter-out $(NO_LIBS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell $(PKGCONFIG) --exists $(PKGS) && command -v $(PROTOC_C) >/dev/null && echo ok),)
@@ -49,7 +50,7 @@ endif
 PROTOS    := $(wildcard images/*.proto)
 PB_C      := $(PROTOS:%.proto=$(B)/gen/%.pb-c.c)
 PB_H      := $(PB_C:.c=.h)
-LIB_SRC   := $(wildcard plugin/base/*.c plugin/engine/*.c plugin/source/*.c plugin/restore/*.c \
+LIB_SRC   := $(wildcard plugin/base/*.c plugin/engine/*.c plugin/source/*.c plugin/restore/*.c plugin/guard/*.c \
 	     plugin/proto/*.c plugin/net/*.c plugin/live/*.c plugin/serve/*.c plugin/trace/*.c images/*.c)
 CLI_SRC   := $(wildcard plugin/cli/*.c)
 UNIT_SRC  := $(wildcard test/unit/*_test.c)
@@ -127,6 +128,7 @@ help:
 	  'make check-kernels  kernel stress and restores under other kernels, in QEMU (KERNELS_ARGS=--help)' \
 	  'make check-pressure  restores with full memory cgroups, without descriptors, of many mappings, tasks, forks' \
 	  'make check-zdtm   the tests of CRIU itself that lazy restore is about, lazily; check-zdtm-full: all of them' \
+	  'make check-kill   worker, guardian and both killed, until KILLS (1000) workers are dead: long' \
 	  'make check-pairs  all pairs of ours and CRIU 4.1/4.2 over its page-server protocol; live migration of a Redis' \
 	  'make check-patches  the patch series on every version of CRIU that it is for' \
 	  'make bench        side by side with stock CRIU and the raw limit; writes build/bench.json' \
@@ -152,6 +154,8 @@ demo:
 
 install: all
 	install -D -m 755 $(BIN) $(DESTDIR)$(SBINDIR)/lazypages
+	sed 's|@SBINDIR@|$(SBINDIR)|' plugin/guard/lazypages-daemon@.service | \
+		install -D -m 644 /dev/stdin $(DESTDIR)$(UNITDIR)/lazypages-daemon@.service
 	for m in $(MAN); do install -D -m 644 $$m $(DESTDIR)$(MANDIR)/man$${m##*.}/$${m##*/} || exit 1; done
 
 clean:
@@ -182,6 +186,13 @@ bench:
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory all criu progs
 	@test/bench/run $(BENCH)
+
+.PHONY: check-kill
+KILLS ?= 1000
+check-kill:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu progs
+	@test/criu/kill_loop --kills $(KILLS)
 
 # Not parts of `make check`: they take minutes, and the first downloads kernels and installs QEMU.
 .PHONY: check-kernels check-pressure

@@ -15,19 +15,34 @@ int lp_log_level = LP_LOG_WARN;
 static int log_fd = 2;
 static struct timespec log_start;
 
-int lp_log_init(const char *path, int level)
+static int init(const char *path, int level, int how)
 {
 	lp_log_level = level;
 	clock_gettime(CLOCK_MONOTONIC, &log_start);
 	if (!path)
 		return 0;
 	/* O_APPEND: the lines of several processes and threads do not overwrite each other. */
-	log_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+	log_fd = open(path, O_WRONLY | O_CREAT | how | O_APPEND | O_CLOEXEC, 0600);
 	if (log_fd < 0) {
 		log_fd = 2;
 		return -errno;
 	}
 	return 0;
+}
+
+int lp_log_init(const char *path, int level)
+{
+	return init(path, level, O_TRUNC);
+}
+
+int lp_log_append(const char *path, int level)
+{
+	return init(path, level, 0);
+}
+
+int lp_log_fd(void)
+{
+	return log_fd;
 }
 
 void lp_log(int level, const char *fmt, ...)

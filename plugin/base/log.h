@@ -16,9 +16,12 @@ enum lp_log_level {
 
 /*
  * Log to @path (created or truncated), or to stderr when NULL, lines up to
- * @level. Returns 0 or -errno. Not thread-safe; call before threads start.
+ * @level. lp_log_append() leaves what is there. Returns 0 or -errno. Not thread-safe; call before threads start.
  */
 int lp_log_init(const char *path, int level);
+int lp_log_append(const char *path, int level);
+/* The descriptor it writes to. */
+int lp_log_fd(void);
 void lp_log(int level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 extern int lp_log_level;

@@ -18,6 +18,7 @@
 #include "cli/background.h"
 #include "cli/cli.h"
 #include "cli/tls.h"
+#include "guard/guard.h"
 #include "restore/restore.h"
 #include "restore/uffd.h"
 #include "images/thin.h"
@@ -27,9 +28,8 @@
 
 struct opts {
 	const char *images_dir, *work_dir, *log_file, *pidfile, *trace_file;
-	struct lp_recorder *trace;
 	int status_fd, verbosity;
-	bool daemon, background, page_server;
+	bool daemon, background, page_server, guardian, take_over;
 	unsigned workers;
 	struct lp_url from[LP_REMOTE_MAX];
 	size_t nfrom;
@@ -61,6 +61,8 @@ static void usage(FILE *f)
 	      "      --workers N        threads of the background fill (default: CPUs, at most 4)\n"
 	      "      --trace FILE       record all that happens, for `lazypages trace`\n"
 	      "      --no-background    fill only what the tasks touch\n"
+	      "      --no-guardian      one process only: when it is killed, tasks read zeros\n"
+	      "      --take-over        go on for a daemon that was killed with its guardian in WORKDIR\n"
 	      "      --from URL         pages from `lazypages serve`: lazypages://HOST:PORT/NAME or\n"
 	      "                         unix:PATH:NAME; repeated: other servers with the same checkpoint.\n"
 	      "                         Without images in DIR the small ones are fetched into it\n"
@@ -83,6 +85,8 @@ enum {
 	OPT_STATUS_FD,
 	OPT_WORKERS,
 	OPT_NO_BACKGROUND,
+	OPT_NO_GUARDIAN,
+	OPT_TAKE_OVER,
 	OPT_NO_DEFAULT_CONFIG,
 	OPT_PAGE_SERVER,
 	OPT_FROM,
@@ -177,6 +181,8 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "status-fd", required_argument, NULL, OPT_STATUS_FD },
 		{ "workers", required_argument, NULL, OPT_WORKERS },
 		{ "no-background", no_argument, NULL, OPT_NO_BACKGROUND },
+		{ "no-guardian", no_argument, NULL, OPT_NO_GUARDIAN },
+		{ "take-over", no_argument, NULL, OPT_TAKE_OVER },
 		{ "no-default-config", no_argument, NULL, OPT_NO_DEFAULT_CONFIG },
 		{ "page-server", no_argument, NULL, OPT_PAGE_SERVER },
 		{ "from", required_argument, NULL, OPT_FROM },
@@ -291,6 +297,12 @@ static int parse(int argc, char **argv, struct opts *o)
 		case OPT_NO_BACKGROUND:
 			o->background = false;
 			break;
+		case OPT_NO_GUARDIAN:
+			o->guardian = false;
+			break;
+		case OPT_TAKE_OVER:
+			o->take_over = true;
+			break;
 		case OPT_PAGE_SERVER:
 			o->page_server = true;
 			break;
@@ -309,6 +321,10 @@ static int parse(int argc, char **argv, struct opts *o)
 			fputs("lazypages daemon: try `lazypages daemon --help`\n", stderr);
 			return -EINVAL;
 		}
+	}
+	if (o->take_over && !o->guardian) {
+		fputs("lazypages daemon: --take-over needs a guardian: leave out --no-guardian\n", stderr);
+		return -EINVAL;
 	}
 	if (optind < argc) {
 		fprintf(stderr, "lazypages daemon: what is `%s`? try `lazypages daemon --help`\n", argv[optind]);
@@ -376,56 +392,6 @@ static void test_delays(void)
 	lp_uffd_inject_delays(seed, us);
 }
 
-/* From images to the last page. @ready_fd: tell the waiting parent, -1 none. */
-static int serve(const struct opts *o, const struct lp_images *im, struct lp_source *src, int listen_fd, int ready_fd,
-		 struct lp_err *err)
-{
-	struct lp_restore_conf conf = {
-		.images = im,
-		.source = src,
-		.workers = o->workers,
-		.background = o->background,
-		.progress = !o->daemon && isatty(2),
-		.on_lost = o->on_lost,
-		.lost_after_ns = o->lost_after * UINT64_C(1000000000),
-		.trace = o->trace,
-	};
-	struct lp_restore_stats stats = { 0 };
-	sigset_t set;
-	char size[16];
-	int rc;
-
-	/* lp_restore_run() takes them from here on; what comes after it is over must not cut off the last words. */
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	pthread_sigmask(SIG_BLOCK, &set, NULL);
-
-	if (ready_fd >= 0) {
-		if (write(ready_fd, "", 1) != 1)
-			pr_warn("nobody waits for the daemon's start");
-		close(ready_fd);
-	}
-	if (o->status_fd >= 0) {
-		if (write(o->status_fd, "", 1) != 1)
-			pr_warn("--status-fd %d: %s", o->status_fd, strerror(errno));
-		close(o->status_fd);
-	}
-	test_delays();
-	rc = lp_restore_run(&conf, listen_fd, &stats, err);
-	if (!rc)
-		summary(&stats);
-	if (!rc && o->nfrom)
-		remote_summary(src);
-	if (!rc && stats.lost)
-		rc = lp_err(err, -ENODATA, "%s could not be had and are poisoned: the program gets SIGBUS when it touches them",
-			    lp_size_str(stats.lost, size, sizeof(size)));
-	if (!rc && is_live(o))
-		take_leave(src);
-	return rc;
-}
-
 /* Images and the source of their pages: from the directory, or with --from from servers. */
 static int open_source(const struct opts *o, const char *dir, struct lp_tls *tls, struct lp_images **im,
 		       struct lp_source **src, struct lp_err *err)
@@ -470,20 +436,223 @@ static unsigned default_workers(void)
 	return n < 1 ? 1 : n > 4 ? 4 : n;
 }
 
-int cmd_daemon(int argc, char **argv)
+/* One run of the daemon, whichever process it is in. */
+struct run {
+	const struct opts *o;
+	const char *dir;	/* of the images */
+	int ready_fd;		/* tell the waiting parent of --daemon, -1 none */
+	bool logging;		/* to a file */
+	struct lp_journal *j;	/* NULL: no guardian */
+};
+
+static void complain(const struct run *run, const struct lp_err *err)
 {
-	struct opts o = {
-		.images_dir = ".", .status_fd = -1, .verbosity = LP_LOG_WARN, .background = true,
-		.workers = default_workers(), .timeout_ms = 10000, .lost_after = 60,
+	fprintf(stderr, "lazypages daemon: %s\n", err->msg);
+	if (run->logging)
+		pr_err("%s", err->msg);
+}
+
+static void say_byte(struct run *run, int fd, const char *what)
+{
+	if (fd < 0)
+		return;
+	if (write(fd, "", 1) != 1)
+		pr_warn("%s: %s", what, strerror(errno));
+	if (run->j)
+		lp_journal_unkeep(run->j, fd);
+	close(fd);
+}
+
+/* The socket is listening: say so to all who want to know. */
+static int ready(void *arg)
+{
+	struct run *run = arg;
+	struct lp_err err;
+	int rc;
+
+	if (run->o->pidfile) {
+		rc = write_pidfile(run->o->pidfile, getpid());
+		if (rc) {
+			lp_err_sys(&err, rc, "%s", run->o->pidfile);
+			complain(run, &err);
+			return rc;
+		}
+	}
+	if (run->o->daemon)
+		close_std();
+	say_byte(run, run->ready_fd, "nobody waits for the daemon's start");
+	say_byte(run, run->o->status_fd, "--status-fd");
+	lp_notify("READY=1\nMAINPID=%d\nSTATUS=waiting for CRIU", getpid());
+	return 0;
+}
+
+/* A new worker must see the checkpoint that its journal is about. */
+static int same_checkpoint(struct run *run, const struct lp_images *im, struct lp_err *err)
+{
+	struct lp_jhead *h = run->j->h;
+	uint8_t ident[LP_IMAGES_IDENT_LEN];
+	int rc = lp_images_ident(im, run->dir, ident, err);
+
+	if (rc)
+		return rc;
+	if (h->has_ident && memcmp(h->ident, ident, sizeof(ident)))
+		return lp_err(err, -EINVAL, "%s: this is not the checkpoint whose tasks are to be filled", run->dir);
+	memcpy(h->ident, ident, sizeof(ident));
+	h->has_ident = 1;
+	return 0;
+}
+
+_Static_assert(sizeof(((struct lp_jhead *)0)->ident) == LP_IMAGES_IDENT_LEN, "room for the identity");
+
+/* The socket for CRIU, in its first worker; what became of it in later ones. */
+static int listening(struct run *run, int *fd, struct lp_err *err)
+{
+	int rc = 0;
+
+	if (run->j && lp_journal_has(run->j, LP_JF_LISTENING)) {
+		*fd = run->j->h->listen_fd;
+		return 0;
+	}
+	*fd = lp_restore_listen(err);
+	if (*fd < 0)
+		return *fd;
+	if (run->j) {
+		run->j->h->listen_fd = *fd;
+		lp_journal_flag(run->j, LP_JF_LISTENING);
+		lp_guard_tell(run->j);
+	} else {
+		rc = ready(run);
+	}
+	return rc ? lp_err(err, rc, "cannot start") : 0;
+}
+
+/* A trace is of one worker: what another one starts from is in the journal, not in the trace. */
+static int open_trace(struct run *run, struct lp_recorder **trace, struct lp_err *err)
+{
+	if (!run->o->trace_file)
+		return 0;
+	if (!run->j || run->j->h->workers == 1)
+		return lp_recorder_open(run->o->trace_file, trace, err);
+	pr_warn("--trace: %s ends with the first worker", run->o->trace_file);
+	return 0;
+}
+
+/* From images to the last page. Returns the exit status, -1: another worker must go on. */
+static int work(void *arg)
+{
+	struct run *run = arg;
+	const struct opts *o = run->o;
+	struct lp_restore_conf conf = {
+		.workers = o->workers,
+		.background = o->background,
+		.progress = !o->daemon && isatty(2),
+		.on_lost = o->on_lost,
+		.lost_after_ns = o->lost_after * UINT64_C(1000000000),
+		.journal = run->j,
 	};
+	struct lp_restore_stats stats = { 0 };
 	struct lp_images *im = NULL;
 	struct lp_source *src = NULL;
 	struct lp_tls *tls = NULL;
 	struct lp_err err = { "" };
-	int listen_fd, ready_fd = -1, rc;
-	bool logging = false;
-	pid_t pid = 0;
+	sigset_t set;
+	char size[16];
+	int listen_fd = -1, rc;
+
+	if (run->j)
+		lp_guard_begin(run->j, LP_RESTORE_SOCKET);
+	/* It gives a page once. What the dead worker had taken and not filled is lost. */
+	if (run->j && is_live(o))
+		lp_journal_flag(run->j, LP_JF_BROKEN);
+	test_delays();
+	rc = open_trace(run, &conf.trace, &err);
+	/* Local pages need none, whatever the caller says for CRIU's sake. */
+	if (!rc && o->nfrom)
+		rc = tls_load(&o->tls, &tls, &err);
+	if (!rc)
+		rc = open_source(o, run->dir, tls, &im, &src, &err);
+	if (!rc && run->j)
+		rc = same_checkpoint(run, im, &err);
+	if (!rc)
+		rc = listening(run, &listen_fd, &err);
+	if (rc && run->j && lp_journal_has(run->j, LP_JF_ACCEPTED)) {
+		/* Images that cannot be read now are no reason to let tasks read zeros. */
+		pr_err("%s", err.msg);
+		return -1;
+	}
+	/* lp_restore_run() takes them from here on; what comes after it is over must not cut off the last words. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	if (!rc) {
+		conf.images = im;
+		conf.source = src;
+		rc = lp_restore_run(&conf, listen_fd, &stats, &err);
+		if (rc == -EAGAIN && run->j)
+			return -1;
+		if (!rc)
+			summary(&stats);
+		if (!rc && o->nfrom)
+			remote_summary(src);
+		if (!rc && stats.lost)
+			rc = lp_err(&err, -ENODATA,
+				    "%s could not be had and are poisoned: the program gets SIGBUS when it touches them",
+				    lp_size_str(stats.lost, size, sizeof(size)));
+		if (!rc && is_live(o))
+			take_leave(src);
+		if (run->j && run->j->h->workers > 1)
+			pr_msg("%u workers died; from a death until all tasks were woken %.3f ms at most",
+			       run->j->h->workers - 1, run->j->h->longest_ns / 1e6);
+	}
+	if (rc)
+		complain(run, &err);
+	lp_recorder_close(conf.trace);
+	if (src)
+		src->ops->close(src);
+	lp_tls_put(tls);
+	lp_images_close(im);
+	return rc ? 1 : 0;
+}
+
+/* In the process that is to be the daemon. */
+static int guarded(struct run *run, pid_t old_anchor)
+{
+	const struct lp_guard_conf conf = {
+		.journal = run->j, .worker = work, .ready = ready, .arg = run, .restarts = 30, .old_anchor = old_anchor,
+	};
+
+	lp_journal_keep(run->j, run->ready_fd);
+	lp_journal_keep(run->j, run->o->status_fd);
+	lp_journal_keep(run->j, lp_log_fd());
+	return lp_guard_run(&conf);
+}
+
+/* The parent of --daemon: wait until it serves. */
+static int wait_ready(int ready_fd, pid_t pid)
+{
+	int status;
+	char byte;
+
+	if (read(ready_fd, &byte, 1) == 1)
+		return 0;
+	if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		fputs("lazypages daemon: the daemon was killed at its start\n", stderr);
+	return 1;
+}
+
+int cmd_daemon(int argc, char **argv)
+{
+	struct opts o = {
+		.images_dir = ".", .status_fd = -1, .verbosity = LP_LOG_WARN, .background = true, .guardian = true,
+		.workers = default_workers(), .timeout_ms = 10000, .lost_after = 60,
+	};
+	struct run run = { .o = &o, .ready_fd = -1 };
+	struct lp_err err = { "" };
+	pid_t pid = 0, old_anchor = 0;
 	char *dir = NULL;
+	int rc, status = 1;
 
 	if (parse(argc, argv, &o))
 		return 2;
@@ -491,55 +660,32 @@ int cmd_daemon(int argc, char **argv)
 	rc = dir ? 0 : lp_err_sys(&err, -errno, "%s", o.images_dir);
 	if (!rc && chdir(o.work_dir ? o.work_dir : dir))
 		rc = lp_err_sys(&err, -errno, "%s", o.work_dir ? o.work_dir : dir);
-	if (!rc) {
-		rc = lp_log_init(o.log_file, o.verbosity);
-		if (rc)
-			lp_err_sys(&err, rc, "%s", o.log_file);
-		logging = !rc && o.log_file;
-	}
-	/* Local pages need none, whatever the caller says for CRIU's sake. */
-	if (!rc && o.nfrom)
-		rc = tls_load(&o.tls, &tls, &err);
-	if (!rc && o.trace_file)
-		rc = lp_recorder_open(o.trace_file, &o.trace, &err);
-	if (!rc)
-		rc = open_source(&o, dir, tls, &im, &src, &err);
-	if (!rc) {
-		listen_fd = lp_restore_listen(&err);
-		rc = listen_fd < 0 ? listen_fd : 0;
-	}
+	/* In the process whose descriptors they will be, before it has any. */
 	if (!rc && o.daemon) {
-		rc = go_background(&ready_fd, &pid);
+		rc = go_background(&run.ready_fd, &pid);
 		if (rc)
 			lp_err_sys(&err, rc, "cannot go to the background");
-		if (!rc && !pid)
-			close_std();
-	}
-	if (!rc && o.pidfile && (pid || !o.daemon)) {
-		rc = write_pidfile(o.pidfile, pid ? pid : getpid());
-		if (rc) {
-			lp_err_sys(&err, rc, "%s", o.pidfile);
-			if (pid)
-				kill(pid, SIGKILL);
+		if (!rc && pid) {
+			free(dir);
+			return wait_ready(run.ready_fd, pid);
 		}
 	}
-	if (!rc && pid) {
-		rc = background_ready(ready_fd) ? 0 : lp_err(&err, -ECHILD, "the daemon died at its start");
-		goto out;
+	if (!rc && o.take_over)
+		rc = lp_guard_take_over(&run.j, &old_anchor, (int *[]){ &run.ready_fd, &o.status_fd, NULL }, &err);
+	if (!rc) {
+		rc = (o.take_over ? lp_log_append : lp_log_init)(o.log_file, o.verbosity);
+		if (rc)
+			lp_err_sys(&err, rc, "%s", o.log_file);
+		run.logging = !rc && o.log_file;
 	}
-	if (!rc)
-		rc = serve(&o, im, src, listen_fd, ready_fd, &err);
-out:
-	if (rc) {
-		fprintf(stderr, "lazypages daemon: %s\n", err.msg);
-		if (logging)
-			pr_err("%s", err.msg);
-	}
-	lp_recorder_close(o.trace);
-	if (src)
-		src->ops->close(src);
-	lp_tls_put(tls);
-	lp_images_close(im);
+	if (!rc && o.guardian && !run.j)
+		rc = lp_journal_create(&run.j, &err);
+	run.dir = dir;
+	if (rc)
+		complain(&run, &err);
+	else
+		status = run.j ? guarded(&run, old_anchor) : work(&run);
+	lp_journal_free(run.j);
 	free(dir);
-	return rc ? 1 : 0;
+	return status;
 }

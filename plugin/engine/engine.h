@@ -70,6 +70,11 @@ void *lp_space_host(const struct lp_space *s);
 int lp_space_add_extent(struct lp_space *s, uint64_t start, uint64_t end);
 /* [start, end) has bytes in the checkpoint, from @img of object @obj on. */
 int lp_space_add_missing(struct lp_space *s, uint64_t start, uint64_t end, uint64_t img, uint32_t obj);
+/*
+ * [start, end) is in the task already, by somebody else's word: nothing of it is
+ * missing. For a host that goes on where another was killed; no flight is out.
+ */
+int lp_space_filled(struct lp_space *s, uint64_t start, uint64_t end);
 /* A child of a fork sees zeros in [start, end) (MADV_WIPEONFORK). */
 int lp_space_add_wiped(struct lp_space *s, uint64_t start, uint64_t end);
 /*

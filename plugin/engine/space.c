@@ -73,6 +73,11 @@ int lp_space_add_missing(struct lp_space *s, uint64_t start, uint64_t end, uint6
 	return lp_map_insert(&s->engine->pool, &s->v.missing, &r);
 }
 
+int lp_space_filled(struct lp_space *s, uint64_t start, uint64_t end)
+{
+	return lp_map_cut(&s->engine->pool, &s->v.missing, start, end, NULL);
+}
+
 int lp_space_add_wiped(struct lp_space *s, uint64_t start, uint64_t end)
 {
 	struct lp_range r = { start, end, start, WIPED };

@@ -23,6 +23,14 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
+static void advance(struct lp_mm *mm, struct lp_flight *f, uint64_t addr, uint64_t len)
+{
+	lp_crash_point(copy_after);
+	note_filled(mm, addr, len);
+	lp_crash_point(copy_noted);
+	eng_advance(f, len);
+}
+
 /*
  * Up to @len bytes of the head piece of @f from @src. The gate is held; the
  * caller of an urgent flight wakes what the flight has advanced over when it has
@@ -46,6 +54,7 @@ static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src,
 		uint64_t addr = lp_flight_head(f)->addr;
 
 		n = min_u64(n, len);
+		lp_crash_point(copy_before);
 		rc = mm_copy(mm, f, addr, src, n, &done);
 		step = done;
 		atomic_fetch_add_explicit(count, done, memory_order_relaxed);
@@ -73,11 +82,11 @@ static int fill_chunk(struct lp_mm *mm, struct lp_flight *f, const uint8_t *src,
 		} else {
 stop:
 			if (step)
-				eng_advance(f, step);
+				advance(mm, f, addr, step);
 			return rc;
 		}
 		if (step)
-			eng_advance(f, step);
+			advance(mm, f, addr, step);
 		src += step;
 		len -= step;
 	}
@@ -132,7 +141,9 @@ void mm_gone(struct lp_mm *mm)
 	pthread_mutex_lock(&r->lock);
 	if (!lp_space_dead(mm->space)) {
 		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
+		note_begin(r);
 		eng_exit(mm->space);
+		note_call(mm, LP_J_EXIT);
 	}
 	pthread_mutex_unlock(&r->lock);
 	lp_gate_leave_alone(&mm->gate);
@@ -324,6 +335,7 @@ void *bulk_main(void *arg)
 			continue;
 		}
 		pthread_mutex_unlock(&r->lock);
+		lp_crash_point(claim);
 		bulk_fill(lp_space_host(lp_flight_space(f)), f, &w, rd);
 		pthread_mutex_lock(&r->lock);
 	}
@@ -396,6 +408,7 @@ static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bo
 	} else {
 		lost_found(mm, at.obj, at.img, at.len);
 	}
+	lp_crash_point(urgent);
 	/* Layout events may have cut or moved it in the meantime. */
 	lp_gate_enter(&mm->gate);
 	p = lp_flight_head(f);

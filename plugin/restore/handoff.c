@@ -6,6 +6,9 @@
  * zombie) and then one byte that carries the userfaultfd; at the end the word
  * LAZY_PAGES_RESTORE_FINISHED. (CRIU: criu/uffd.c, send_uffd().) SO_PASSCRED
  * adds the pid of the sender here, whatever its pid namespace.
+ *
+ * How far it has come is in the journal, and what is received lands there: see
+ * struct lp_jhand. Only main comes here.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -25,7 +28,7 @@
 #define MADV_WIPEONFORK 18
 #endif
 
-#define SOCK_NAME	 "lazy-pages.socket"
+#define SOCK_NAME	 LP_RESTORE_SOCKET
 #define RESTORE_FINISHED 0x52535446
 
 int lp_restore_listen(struct lp_err *err)
@@ -129,7 +132,6 @@ static int add_lazy(void *arg, uint64_t start, uint64_t end, const struct lp_vma
 	return rc ? rc : prime(b, start, &b->primed_full);
 }
 
-/* The space of task @t as CRIU is about to register it. r->lock held. */
 static int build_space(struct lp_restore *r, const struct lp_task *t, uint32_t obj, struct lp_mm *mm)
 {
 	struct builder b = { .obj = obj, .next = t->vmas };
@@ -174,36 +176,50 @@ bool mm_placed(struct lp_mm *mm)
 	return true;
 }
 
-static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, struct lp_err *err)
+int handoff_space(struct lp_restore *r, struct lp_mm *mm, struct lp_err *err)
 {
 	const struct lp_images *im = r->conf->images;
-	const struct lp_task *t = lp_images_find(im, pid);
-	struct lp_mm *mm;
+	const struct lp_task *t = lp_images_find(im, mm->pid);
 	uint32_t obj = 0;
-	uint64_t bytes;
-	char size[16];
 	int rc;
 
 	if (!t || !t->has_mm)
 		return lp_err(err, -EINVAL,
-			      "CRIU hands over pid %d, %s: are -D and the images of the restore the same directory?", pid,
+			      "CRIU hands over pid %d, %s: are -D and the images of the restore the same directory?", mm->pid,
 			      t ? "which has no memory in these images" : "which is not in pstree.img");
 	while (lp_images_task(im, obj) != t)
 		obj++;
+	mm->handed = true;
+	mm->task = t;
+	rc = build_space(r, t, obj, mm);
+	return rc ? lp_err_sys(err, rc, "pid %d: cannot take it over", mm->pid) : 0;
+}
+
+static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, uint32_t gen, struct lp_err *err)
+{
+	struct lp_mm *mm;
+	uint64_t bytes;
+	char size[16];
+	int rc;
 
 	pthread_mutex_lock(&r->lock);
 	bytes = r->total_bytes;
 	mm = mm_new(r, fd, pid);
-	rc = mm ? build_space(r, t, obj, mm) : -ENOMEM;
+	rc = mm ? handoff_space(r, mm, err) : lp_err(err, -ENOMEM, "out of memory");
 	if (!rc) {
 		mm->host_pid = host_pid;
-		mm->task = t;
-		mm->handed = true;
 		if (host_pid > 0 && r->spare_files)
 			mm->pidfd = syscall(SYS_pidfd_open, host_pid, 0);
 		if (!r->t_first)
 			r->t_first = lp_now();
+		if (r->j)
+			r->j->h->t_first = r->t_first;
+		lp_crash_point(hand_task);
+		note_space(mm, gen);
+		lp_crash_point(hand_noted);
 		rc = mm_add(mm);
+		if (rc)
+			lp_err_sys(err, rc, "pid %d: cannot poll its userfaultfd", pid);
 		/* The reader owns it now, even when it could not be polled. */
 		pr_info("%d.%u: handed over by pid %d: %s to fill", pid, mm->id, host_pid,
 			lp_size_str(r->total_bytes - bytes, size, sizeof(size)));
@@ -212,107 +228,156 @@ static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, 
 	}
 	pthread_mutex_unlock(&r->lock);
 	kick_reader(r); /* there are pages to fill at once */
-	return rc ? lp_err_sys(err, rc, "pid %d: cannot take it over", pid) : 0;
+	return rc;
 }
 
-/* One recvmsg of at most @len bytes. What came beside the data goes to @fd (-1: nothing) and @host_pid. */
-static ssize_t receive(int sock, void *buf, size_t len, int *fd, pid_t *host_pid)
+/* The pid of the sender, or 0. */
+static pid_t sender(const struct lp_jhand *h)
 {
-	union {
-		char buf[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
-		struct cmsghdr align;
-	} ctl;
-	struct iovec iov = { buf, len };
-	struct msghdr m = {
-		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &ctl, .msg_controllen = sizeof(ctl)
-	};
+	struct msghdr m = { .msg_control = (void *)h->ctl, .msg_controllen = sizeof(h->ctl) };
+	struct ucred cred = { 0 };
 	struct cmsghdr *c;
-	ssize_t n;
 
-	*fd = -1;
-	do {
-		n = recvmsg(sock, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	} while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return -errno;
-	for (c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
-		if (c->cmsg_level != SOL_SOCKET)
-			continue;
-		if (c->cmsg_type == SCM_RIGHTS && c->cmsg_len >= CMSG_LEN(sizeof(int))) {
-			memcpy(fd, CMSG_DATA(c), sizeof(*fd));
-		} else if (c->cmsg_type == SCM_CREDENTIALS && c->cmsg_len >= CMSG_LEN(sizeof(struct ucred))) {
-			struct ucred cred;
-
+	for (c = CMSG_FIRSTHDR(&m); c && c->cmsg_len >= sizeof(*c); c = CMSG_NXTHDR(&m, c))
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_CREDENTIALS && c->cmsg_len >= CMSG_LEN(sizeof(cred)))
 			memcpy(&cred, CMSG_DATA(c), sizeof(cred));
-			*host_pid = cred.pid;
-		}
-	}
+	return cred.pid;
+}
+
+/* How many bytes of those looked at were taken: the others still hold the complement. */
+static ssize_t taken(const struct lp_jhand *h)
+{
+	uint32_t n = 0;
+
+	while (n < h->n && h->buf[n] == h->peek[n])
+		n++;
 	return n;
 }
 
-static int hung_up(const struct handoff *h, struct lp_err *err)
+/*
+ * Take up to @want bytes, at most 4, into h->buf and h->ctl; 0 when it has hung
+ * up. A worker that dies in here, or before it has said what became of them by
+ * commit(), leaves them for the next one, which finds them by `taking`.
+ */
+static ssize_t take(struct lp_jhand *h, const struct lp_jhand_state *st, int sock, size_t want)
 {
-	return lp_err(err, -ECANCELED,
-		      "CRIU closed the connection before its restore was finished (%zu tasks were still to come): "
-		      "see its log",
-		      h->left);
+	struct iovec iov = { h->buf, 0 };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = h->ctl, .msg_controllen = sizeof(h->ctl) };
+	ssize_t n;
+	uint32_t i;
+
+	if (atomic_load(&h->taking) == st->gen) {
+		n = taken(h);
+		if (n)
+			return n;
+	}
+	atomic_store(&h->taking, 0);
+	do {
+		n = recv(sock, h->peek, want, MSG_PEEK | MSG_DONTWAIT);
+	} while (n < 0 && errno == EINTR);
+	if (n <= 0)
+		return n < 0 ? -errno : 0;
+	h->n = n;
+	for (i = 0; i < h->n; i++)
+		h->buf[i] = (uint8_t)~h->peek[i];
+	memset(h->ctl, 0, sizeof(h->ctl));
+	atomic_store(&h->taking, st->gen);
+	lp_crash_point(hand_before);
+	iov.iov_len = h->n;
+	do {
+		n = recvmsg(sock, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	} while (n < 0 && errno == EINTR);
+	lp_crash_point(hand_after);
+	return n < 0 ? -errno : n;
 }
 
-int handoff_read(struct lp_restore *r, struct handoff *h, struct lp_err *err)
+/* What was taken is done with: @next is where we are. */
+static void commit(struct lp_jhand *h, struct lp_jhand_state next)
 {
+	next.gen = h->state[h->cur].gen + 1;
+	h->state[!h->cur] = next;
+	atomic_store(&h->cur, !h->cur);
+}
+
+void handoff_begin(struct lp_restore *r)
+{
+	commit(r->hand, (struct lp_jhand_state){ .left = lp_images_ntasks(r->conf->images) });
+}
+
+size_t handoff_left(const struct lp_restore *r)
+{
+	return r->hand->state[r->hand->cur].left;
+}
+
+static int hung_up(const struct lp_jhand_state *st, struct lp_err *err)
+{
+	return lp_err(err, -ECANCELED,
+		      "CRIU closed the connection before its restore was finished (%u tasks were still to come): "
+		      "see its log",
+		      st->left);
+}
+
+/* A word is complete. 0: go on; HANDOFF_DONE; 2: a descriptor comes next; -errno. */
+static int on_word(struct lp_jhand *h, const struct lp_jhand_state *st, struct lp_err *err)
+{
+	if (!st->left) {
+		if ((uint32_t)st->word != RESTORE_FINISHED)
+			return lp_err(err, -EPROTO,
+				      SOCK_NAME ": all tasks are here, but CRIU says 0x%x: more tasks than in pstree.img?",
+				      (unsigned)st->word);
+		return HANDOFF_DONE;
+	}
+	if (st->word < 0 && st->word != INT32_MIN) {
+		pr_debug("pid %d is a zombie", -st->word);
+		commit(h, (struct lp_jhand_state){ .left = st->left - 1 });
+		return 0;
+	}
+	if ((uint32_t)st->word == RESTORE_FINISHED || st->word <= 0)
+		return lp_err(err, -EPROTO, SOCK_NAME ": 0x%x came, %u tasks before the end", (unsigned)st->word, st->left);
+	return 2;
+}
+
+int handoff_read(struct lp_restore *r, int sock, struct lp_err *err)
+{
+	struct lp_jhand *h = r->hand;
 	ssize_t n;
-	char byte;
 	int fd, rc;
 
 	for (;;) {
-		if (h->want_fd) {
-			n = receive(h->sock, &byte, 1, &fd, &h->host_pid);
-			if (n == -EAGAIN)
-				return 0;
-			if (n < 0)
-				return lp_err_sys(err, n, SOCK_NAME);
-			if (!n)
-				return hung_up(h, err);
-			if (fd < 0)
-				return lp_err(err, -EPROTO, SOCK_NAME ": pid %d came without a descriptor", h->word);
-			rc = take_task(r, h->word, fd, h->host_pid, err);
-			if (rc)
+		struct lp_jhand_state st = h->state[h->cur];
+		bool want_fd = false;
+
+		if (st.have == sizeof(st.word)) {
+			rc = on_word(h, &st, err);
+			if (rc == HANDOFF_DONE || rc < 0)
 				return rc;
-			h->want_fd = false;
-			h->left--;
-			continue;
+			if (!rc)
+				continue;
+			want_fd = true;
 		}
-		n = receive(h->sock, (char *)&h->word + h->have, sizeof(h->word) - h->have, &fd, &h->host_pid);
+		n = take(h, &st, sock, want_fd ? 1 : sizeof(st.word) - st.have);
 		if (n == -EAGAIN)
 			return 0;
 		if (n < 0)
 			return lp_err_sys(err, n, SOCK_NAME);
 		if (!n)
-			return hung_up(h, err);
+			return hung_up(&st, err);
+		fd = lp_jhand_fd(h);
+		if (want_fd) {
+			if (fd < 0)
+				return lp_err(err, -EPROTO, SOCK_NAME ": pid %d came without a descriptor", st.word);
+			rc = take_task(r, st.word, fd, sender(h), st.gen, err);
+			if (rc)
+				return rc;
+			commit(h, (struct lp_jhand_state){ .left = st.left - 1 });
+			continue;
+		}
 		if (fd >= 0) {
 			close(fd);
 			return lp_err(err, -EPROTO, SOCK_NAME ": a descriptor came where a pid was due");
 		}
-		h->have += n;
-		if (h->have < sizeof(h->word))
-			continue;
-		h->have = 0;
-		if (!h->left) {
-			if ((uint32_t)h->word != RESTORE_FINISHED)
-				return lp_err(err, -EPROTO,
-					      SOCK_NAME ": all tasks are here, but CRIU says 0x%x: more tasks than in "
-							"pstree.img?",
-					      (unsigned)h->word);
-			return HANDOFF_DONE;
-		}
-		if (h->word < 0 && h->word != INT32_MIN) {
-			pr_debug("pid %d is a zombie", -h->word);
-			h->left--;
-		} else if ((uint32_t)h->word == RESTORE_FINISHED || h->word <= 0) {
-			return lp_err(err, -EPROTO, SOCK_NAME ": 0x%x came, %zu tasks before the end", (unsigned)h->word,
-				      h->left);
-		} else {
-			h->want_fd = true;
-		}
+		memcpy((char *)&st.word + st.have, h->buf, n);
+		st.have += n;
+		commit(h, st);
 	}
 }

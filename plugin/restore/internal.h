@@ -31,7 +31,9 @@
 
 #include "base/log.h"
 #include "base/size.h"
+#include "base/crash.h"
 #include "engine/engine.h"
+#include "guard/journal.h"
 #include "restore/gate.h"
 #include "restore/restore.h"
 #include "restore/uffd.h"
@@ -65,7 +67,8 @@ struct lp_mm {
 	int32_t pid;	 /* in the images */
 	pid_t host_pid;	 /* of the task that handed it over; 0 for a child of a fork */
 	int pidfd;	 /* of the same, or -1 */
-	unsigned id;	 /* for messages: tells the children of one pid apart */
+	unsigned id;	 /* tells the children of one pid apart, and names it in the journal */
+	uint32_t epoch;	 /* times that layout messages were read; changes with the gate held alone */
 	uint64_t backoff; /* ns, of refused fills */
 	uint64_t retry_at; /* when deferred faults are due */
 	_Atomic uint64_t lost_since; /* when the page lost_img of lost_obj could not be had first; 0: none */
@@ -75,6 +78,7 @@ struct lp_mm {
 	bool warned_nomem, warned_source, warned_files;
 	bool handed; /* by CRIU, not a child of a fork */
 	bool check; /* the reader shall see whether it is complete or dead */
+	bool ended; /* the kernel has said so; r->lock */
 	bool polled; /* in the epoll set; young children are not (lp_space_young()) */
 	const struct lp_task *task; /* whose VMAs CRIU is placing; NULL: it has placed all, or a child */
 	size_t placed; /* so many of them */
@@ -89,6 +93,12 @@ struct urgent {
 struct lp_restore {
 	const struct lp_restore_conf *conf;
 	struct lp_source *source;
+	struct lp_journal *j;	/* NULL: no guardian */
+	struct lp_replay *replay; /* the engine is given again what a dead worker gave it: the kernel is not asked */
+	struct lp_jzone *zone;	/* where messages land; of the role. In the journal, or ours */
+	struct lp_jhand *hand;	/* likewise what comes on the hand-off socket; of main */
+	struct lp_jzone own_zone;
+	struct lp_jhand own_hand;
 	struct lp_recorder *trace; /* NULL: none is made */
 
 	pthread_mutex_t role, lock;
@@ -148,25 +158,44 @@ bool lost_given_up(struct lp_mm *mm, uint32_t obj, uint64_t img, int why, bool w
 int lost_poison(struct lp_mm *mm, struct lp_flight *f);
 
 /* handoff.c */
-struct handoff {
-	int sock;	 /* accepted, non-blocking; owned by the caller */
-	size_t left;	 /* tasks still to come */
-	int32_t word;	 /* the pid (or "finished") as far as it was received */
-	size_t have;	 /* bytes of it */
-	bool want_fd;	 /* the pid is there, its descriptor comes next */
-	pid_t host_pid;	 /* the sender's, 0 unknown */
-};
-
 #define HANDOFF_DONE 1
 
+/* The connection is there, and nothing was taken from it yet. */
+void handoff_begin(struct lp_restore *r);
+/* Tasks still to come. */
+size_t handoff_left(const struct lp_restore *r);
 /* CRIU has finished: the first pages that had to wait for that. r->lock held. */
 int prime_protected(struct lp_mm *mm);
 
 /*
- * Take what the connection has. 0: more to come; HANDOFF_DONE: CRIU said that
+ * Take what connection @sock has. 0: more to come; HANDOFF_DONE: CRIU said that
  * the restore is finished; -errno with @err: it failed.
  */
-int handoff_read(struct lp_restore *r, struct handoff *h, struct lp_err *err);
+int handoff_read(struct lp_restore *r, int sock, struct lp_err *err);
+/* The space of the task of @mm->pid as CRIU is about to register it, in @mm. r->lock held. */
+int handoff_space(struct lp_restore *r, struct lp_mm *mm, struct lp_err *err);
+
+/* note.c: what is noted in the journal. All do nothing without one. */
+/* Before a call of the engine that may ask the kernel. r->lock held. */
+void note_begin(struct lp_restore *r);
+/* After it: LP_J_SETTLED or LP_J_EXIT of @mm, with the answers. r->lock held. */
+void note_call(struct lp_mm *mm, enum lp_jkind kind);
+/* Message @m, at @idx in the zone, was given to the engine. @child: of a FORK. r->lock held. */
+void note_message(struct lp_mm *mm, const struct uffd_msg *m, unsigned idx, const struct lp_mm *child);
+/* A task was handed over. r->lock held. */
+void note_space(const struct lp_mm *mm, uint32_t gen);
+/* [start, start + len) is in place, or has none. The gate is held. */
+void note_filled(struct lp_mm *mm, uint64_t start, uint64_t len);
+/* @mm is about to be closed. */
+void note_close(const struct lp_mm *mm);
+void note_flag(struct lp_restore *r, uint32_t flag);
+/* What an answer of the kernel to the engine shall be: the one just given, or that of the journal. */
+bool note_replays(struct lp_restore *r, int *answer);
+int note_answer(struct lp_restore *r, int answer);
+
+/* replay.c */
+/* Make all of a dead worker again. No thread runs yet. -errno with @err: nobody can go on. */
+int replay(struct lp_restore *r, struct lp_err *err);
 
 /*
  * Has CRIU placed and registered all VMAs of @mm? Before the task's first
@@ -197,6 +226,10 @@ int mm_there(void *host, uint64_t start, uint64_t len);
  * is due, never sleep. True when there were messages.
  */
 bool reader_pass(struct lp_reader *rd);
+/* Give message @m of @mm, at @idx in the zone, to the engine. Its gate is held alone. */
+void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg *m, unsigned idx);
+/* All messages in the zone are handled: make it empty. */
+void reader_clear_zone(struct lp_restore *r, size_t n);
 /* A new mm around @fd, not yet known to anybody; NULL: no memory. r->lock held. */
 struct lp_mm *mm_new(struct lp_restore *r, int fd, int32_t pid);
 /*
@@ -204,6 +237,12 @@ struct lp_mm *mm_new(struct lp_restore *r, int fd, int32_t pid);
  * read later, by mm_poll(). On failure it is listed all the same. r->lock held.
  */
 int mm_add(struct lp_mm *mm);
+/* List it, but leave its descriptor alone. r->lock held. */
+void mm_list(struct lp_mm *mm);
+/* Have its messages read. r->lock held. */
+int mm_poll(struct lp_mm *mm);
+/* Forget it, but leave its descriptors alone. r->lock held. */
+void mm_forget(struct lp_mm *mm);
 void mm_free(struct lp_mm *mm);
 
 /* fill.c */

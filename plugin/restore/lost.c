@@ -94,6 +94,7 @@ int lost_poison(struct lp_mm *mm, struct lp_flight *f)
 	rc = lp_uffd_poison(mm->fd, p->addr, LP_PAGE_SIZE);
 	switch (rc) {
 	case 0:
+		note_filled(mm, p->addr, LP_PAGE_SIZE);
 		atomic_fetch_add(&r->lost, LP_PAGE_SIZE);
 		pr_info("%d.%u: 0x%" PRIx64 " is poisoned", mm->pid, mm->id, p->addr);
 		break;
@@ -242,6 +243,7 @@ void lose_all(struct lp_restore *r)
 {
 	if (r->fatal)
 		return;
+	note_flag(r, LP_JF_FATAL);
 	r->fatal = true;
 	kill_tasks(r);
 	kick_main(r);

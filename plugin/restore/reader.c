@@ -18,7 +18,7 @@
 #include "restore/internal.h"
 #include "base/prio.h"
 
-#define MESSAGES 32
+#define MESSAGES LP_J_MESSAGES
 #define EVENTS 64
 
 /* Look for address spaces that are gone this often, in case a report of an exit was lost. */
@@ -48,6 +48,8 @@ static void wake_flush(struct lp_reader *rd)
 	 * its number was given to another userfaultfd, a thread there looks again,
 	 * which is harmless; any other file refuses.
 	 */
+	if (rd->nwakes)
+		lp_crash_point(wake);
 	for (i = 0; i < rd->nwakes; i++)
 		mm_wake(rd->r, rd->wakes[i].fd, rd->wakes[i].id, rd->wakes[i].addr, rd->wakes[i].len);
 	rd->nwakes = 0;
@@ -74,8 +76,7 @@ struct lp_mm *mm_new(struct lp_restore *r, int fd, int32_t pid)
 	return mm;
 }
 
-/* r->lock held. */
-static int mm_poll(struct lp_mm *mm)
+int mm_poll(struct lp_mm *mm)
 {
 	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = mm };
 
@@ -83,7 +84,7 @@ static int mm_poll(struct lp_mm *mm)
 	return epoll_ctl(mm->r->epfd, EPOLL_CTL_ADD, mm->fd, &ev) ? -errno : 0;
 }
 
-int mm_add(struct lp_mm *mm)
+void mm_list(struct lp_mm *mm)
 {
 	struct lp_restore *r = mm->r;
 
@@ -94,7 +95,12 @@ int mm_add(struct lp_mm *mm)
 	r->mms = mm;
 	r->nmms++;
 	r->spaces++;
-	pthread_cond_broadcast(&r->bulk_cond);
+}
+
+int mm_add(struct lp_mm *mm)
+{
+	mm_list(mm);
+	pthread_cond_broadcast(&mm->r->bulk_cond);
 	if (lp_space_young(mm->space)) {
 		mm->check = true;
 		return 0;
@@ -105,28 +111,43 @@ int mm_add(struct lp_mm *mm)
 int mm_there(void *host, uint64_t start, uint64_t len)
 {
 	struct lp_mm *mm = host;
-	int rc = lp_uffd_there(mm->fd, start, len);
+	int rc;
 
+	if (note_replays(mm->r, &rc))
+		return rc;
+	/* The engine may ask for each page of a child that has ended: not the kernel, each time. */
+	rc = mm->ended ? -ESRCH : lp_uffd_there(mm->fd, start, len);
 	/* Two in a row, as in fill_chunk(): a change may begin between the kernel's two looks. */
 	if (!rc)
 		rc = lp_uffd_there(mm->fd, start, len);
+	if (rc == -ESRCH) {
+		mm->ended = true;
+		rc = 0;
+	}
 	RECORD_MM(mm, LP_REC_THERE, start, len, (int64_t)rc);
-	return rc;
+	return note_answer(mm->r, rc);
+}
+
+void mm_forget(struct lp_mm *mm)
+{
+	*mm->pprev = mm->next;
+	if (mm->next)
+		mm->next->pprev = mm->pprev;
+	mm->r->nmms--;
+	eng_space_free(mm->space);
+	free(mm);
 }
 
 void mm_free(struct lp_mm *mm)
 {
-	struct lp_restore *r = mm->r;
+	int fd = mm->fd, pidfd = mm->pidfd;
 
-	*mm->pprev = mm->next;
-	if (mm->next)
-		mm->next->pprev = mm->pprev;
-	r->nmms--;
-	eng_space_free(mm->space);
-	close(mm->fd); /* leaves the epoll set by itself: nobody else has it open */
-	if (mm->pidfd >= 0)
-		close(mm->pidfd);
-	free(mm);
+	note_close(mm);
+	mm_forget(mm);
+	close(fd); /* leaves the epoll set by itself: nobody else has it open */
+	if (pidfd >= 0)
+		close(pidfd);
+	lp_crash_point(close_after);
 }
 
 /* The functions below run with the gate of @mm held alone. r->lock is taken where the engine is asked. */
@@ -145,7 +166,9 @@ static void gone(struct lp_mm *mm)
 	pthread_mutex_lock(&mm->r->lock);
 	if (!lp_space_dead(mm->space))
 		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
+	note_begin(mm->r);
 	eng_exit(mm->space);
+	note_call(mm, LP_J_EXIT);
 	mm->r->again = true; /* its children are young no more */
 	pthread_mutex_unlock(&mm->r->lock);
 }
@@ -221,6 +244,7 @@ static void answer(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 		return;
 	pr_debug("%d.%u: fault at 0x%" PRIx64 ": %s", mm->pid, mm->id, addr,
 		 verdict == LP_FILL ? "fill" : verdict == LP_ZERO ? "zero" : verdict == LP_WAIT ? "on its way" : "later");
+	lp_crash_point(answer);
 	if (verdict == LP_LATER)
 		defer(mm, addr, -EAGAIN, 0, 0);
 	else if (verdict == LP_ZERO)
@@ -229,12 +253,13 @@ static void answer(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 		answer_fill(rd, mm, f);
 }
 
-static int on_fork(struct lp_mm *mm, int fd)
+static int on_fork(struct lp_mm *mm, int fd, struct lp_mm **out)
 {
 	struct lp_restore *r = mm->r;
 	struct lp_mm *child = mm_new(r, fd, mm->pid);
 	int rc;
 
+	lp_crash_point(fork_before);
 	rc = child ? eng_fork(mm->space, child, &child->space) : -ENOMEM;
 	if (rc) {
 		/* @fd stays open, and this process with it: the child must wait, not read zeros. */
@@ -244,19 +269,24 @@ static int on_fork(struct lp_mm *mm, int fd)
 	}
 	pr_info("%d.%u: fork: the child is %d.%u", mm->pid, mm->id, child->pid, child->id);
 	r->forks++;
+	*out = child;
 	return mm_add(child);
 }
 
-static void on_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg *m)
+void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg *m, unsigned idx)
 {
 	struct lp_restore *r = mm->r;
 	uint64_t addr, now = lp_now();
+	struct lp_mm *child = NULL;
 	int rc = 0;
 
+	lp_crash_point(event_before);
+	mm->epoch++;
 	pthread_mutex_lock(&r->lock);
+	note_begin(r);
 	switch (m->event) {
 	case UFFD_EVENT_FORK:
-		rc = on_fork(mm, m->arg.fork.ufd);
+		rc = on_fork(mm, m->arg.fork.ufd, &child);
 		break;
 	case UFFD_EVENT_REMAP:
 		pr_debug("%d.%u: remap 0x%" PRIx64 " -> 0x%" PRIx64 " len 0x%" PRIx64, mm->pid, mm->id,
@@ -283,6 +313,7 @@ static void on_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_m
 	}
 	if (rc)
 		lose_tree(r, mm, strerror(-rc));
+	note_message(mm, m, idx, child);
 	while (eng_next_wake(mm->space, &addr))
 		wake_later(rd, mm, addr, LP_PAGE_SIZE);
 	/* What the change refused may go on as soon as the task has run. */
@@ -328,9 +359,12 @@ static void settle(struct lp_reader *rd, struct lp_mm *mm)
 		gone(mm);
 	if (rc)
 		return;
+	lp_crash_point(settle_before);
 	pthread_mutex_lock(&r->lock);
+	note_begin(r);
 	rc = eng_settled(mm->space);
 	if (!rc) {
+		note_call(mm, LP_J_SETTLED);
 		while (eng_next_wake(mm->space, &addr))
 			wake_later(rd, mm, addr, LP_PAGE_SIZE);
 		eng_stall(mm->space, 0);
@@ -382,16 +416,28 @@ static bool is_pending(const struct lp_mm *mm)
 	return lp_space_has_deferred(mm->space) || lp_space_unsettled(mm->space);
 }
 
+void reader_clear_zone(struct lp_restore *r, size_t n)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		r->zone->msgs[i].event = 0;
+	atomic_signal_fence(memory_order_seq_cst);
+	r->zone->gen++;
+}
+
 /*
- * All messages of @mm. The gate is taken: once read() may return an event, no
+ * All messages of @mm. They land in the journal, if there is one: what was read is
+ * not lost when this process is killed. The gate is taken: once read() may return an event, no
  * fill may be under way. One read() returns faults and then events, and lets
  * the tasks of the events go on: so the events are applied before any of the
  * faults is answered. True when look_around() has something to do.
  */
 static bool read_mm(struct lp_reader *rd, struct lp_mm *mm, bool insist, bool *left)
 {
-	struct uffd_msg msgs[MESSAGES];
 	struct lp_restore *r = rd->r;
+	struct uffd_msg *msgs = r->zone->msgs;
+	uint64_t faults[MESSAGES];
 	bool look;
 	ssize_t n;
 	size_t i, nfaults;
@@ -402,9 +448,12 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm, bool insist, bool *l
 		*left = true;
 		return false;
 	}
+	r->zone->mm = mm->id;
 	do {
 		lp_uffd_delay_point();
-		n = read(mm->fd, msgs, sizeof(msgs));
+		lp_crash_point(read_before);
+		n = read(mm->fd, msgs, sizeof(r->zone->msgs));
+		lp_crash_point(read_after);
 		lp_uffd_delay_point();
 		if (n < 0) {
 			if (errno == EINTR)
@@ -420,20 +469,21 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm, bool insist, bool *l
 			if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
 				RECORD_MM(mm, LP_REC_PAGEFAULT, msgs[i].arg.pagefault.address,
 					  msgs[i].arg.pagefault.flags, msgs[i].arg.pagefault.feat.ptid);
-				msgs[nfaults++] = msgs[i];
+				faults[nfaults++] = msgs[i].arg.pagefault.address & ~(LP_PAGE_SIZE - 1);
 			} else {
-				on_event(rd, mm, &msgs[i]);
+				reader_event(rd, mm, &msgs[i], i);
 			}
 		}
-		if (n < (ssize_t)sizeof(msgs))
+		reader_clear_zone(r, i);
+		if (n < (ssize_t)sizeof(r->zone->msgs))
 			settle(rd, mm);
 		if (nfaults) {
 			atomic_fetch_add_explicit(&r->faults, nfaults, memory_order_relaxed);
 			atomic_store_explicit(&r->last_fault, lp_now(), memory_order_relaxed);
 		}
 		for (i = 0; i < nfaults; i++)
-			answer(rd, mm, msgs[i].arg.pagefault.address & ~(LP_PAGE_SIZE - 1));
-	} while (n < 0 || n == sizeof(msgs));
+			answer(rd, mm, faults[i]);
+	} while (n < 0 || n == sizeof(r->zone->msgs));
 	lp_gate_leave_alone(&mm->gate);
 
 	pthread_mutex_lock(&r->lock);

@@ -19,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "guard/guard.h"
 #include "restore/internal.h"
 
 /* A restore that failed: CRIU kills its tasks; those that outlive this are killed here. */
@@ -103,6 +104,9 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 
 	r->conf = conf;
 	r->source = conf->source;
+	r->j = conf->journal;
+	r->zone = r->j ? &r->j->h->zone : &r->own_zone;
+	r->hand = r->j ? &r->j->h->hand : &r->own_hand;
 	r->trace = conf->trace;
 	r->urgent_tail = &r->urgent_head;
 	r->epfd = r->kick_fd = r->done_fd = -1;
@@ -205,12 +209,35 @@ static void progress(struct lp_restore *r, uint64_t now, bool last)
 /* The waiting of main: which descriptors, and what to do when one is ready. */
 struct waiting {
 	struct lp_restore *r;
-	int listen_fd, sig_fd;
+	int listen_fd, sock, sig_fd; /* sock: of CRIU, when it has come */
 	struct lp_exits *exits;
-	struct handoff h;
-	bool accepted, finished;
+	bool accepted;
 	uint64_t failed_at;
+	bool orphan; /* the guardian is gone, and that was said */
 };
+
+/* From here on the journal does not name it: first that, since its number may be used again at once. */
+static void close_listening(struct waiting *w)
+{
+	int fd = w->listen_fd;
+
+	w->listen_fd = -1;
+	if (w->r->j)
+		w->r->j->h->listen_fd = -1;
+	if (fd >= 0)
+		close(fd);
+}
+
+static void close_socket(struct waiting *w)
+{
+	int fd = w->sock;
+
+	w->sock = -1;
+	if (w->r->j)
+		w->r->j->h->hand_sock = -1;
+	if (fd >= 0)
+		close(fd);
+}
 
 static void set_failed(struct waiting *w, int *result, int rc)
 {
@@ -218,9 +245,10 @@ static void set_failed(struct waiting *w, int *result, int rc)
 
 	*result = rc;
 	w->failed_at = lp_now();
-	if (w->h.sock >= 0)
-		close(w->h.sock);
-	w->h.sock = -1;
+	if (r->j)
+		r->j->h->failed_at = w->failed_at;
+	note_flag(r, LP_JF_FAILED);
+	close_socket(w);
 	pthread_mutex_lock(&r->lock);
 	r->failed = true;
 	RECORD(r, LP_REC_MARK, LP_MARK_FAILED, -rc);
@@ -245,35 +273,41 @@ static void on_signal(struct waiting *w, struct lp_err *err, int *result)
 		pr_warn("signal %u: the restored tasks need their pages; filling the rest first, then leaving",
 			si.ssi_signo);
 	r->hurry = true;
+	note_flag(r, LP_JF_HURRY);
 	pthread_cond_broadcast(&r->bulk_cond);
 	pthread_mutex_unlock(&r->lock);
 }
 
 static void on_listen(struct waiting *w, struct lp_err *err, int *result)
 {
-	w->h.sock = accept4(w->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (w->h.sock < 0) {
+	w->sock = accept4(w->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (w->sock < 0) {
 		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
 			set_failed(w, result, lp_err_sys(err, -errno, "accept"));
 		return;
 	}
+	lp_crash_point(accept);
 	w->accepted = true;
-	w->h.left = lp_images_ntasks(w->r->conf->images);
-	close(w->listen_fd);
-	w->listen_fd = -1;
-	pr_info("CRIU is here, %zu tasks to come", w->h.left);
+	if (w->r->j)
+		w->r->j->h->hand_sock = w->sock;
+	note_flag(w->r, LP_JF_ACCEPTED);
+	lp_crash_point(accept_noted);
+	handoff_begin(w->r);
+	close_listening(w);
+	pr_info("CRIU is here, %zu tasks to come", handoff_left(w->r));
 }
 
 static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 {
 	struct lp_restore *r = w->r;
-	int rc = handoff_read(r, &w->h, err);
+	int rc = handoff_read(r, w->sock, err);
 	struct lp_mm *mm;
 
 	if (rc == HANDOFF_DONE) {
-		close(w->h.sock);
-		w->h.sock = -1;
-		w->finished = true;
+		lp_crash_point(armed);
+		note_flag(r, LP_JF_ARMED);
+		lp_crash_point(armed_noted);
+		close_socket(w);
 		pr_info("CRIU has finished its restore");
 		pthread_mutex_lock(&r->lock);
 		r->armed = true;
@@ -292,16 +326,60 @@ static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 	}
 }
 
+/* Where the dead worker was. */
+static void resume(struct waiting *w, struct lp_err *err, int *result)
+{
+	struct lp_restore *r = w->r;
+	struct lp_jhead *h = r->j->h;
+
+	w->sock = h->hand_sock;
+	w->accepted = lp_journal_has(r->j, LP_JF_ACCEPTED);
+	if (w->accepted && w->listen_fd >= 0) { /* it died while it accepted */
+		/* Nothing was taken before handoff_begin(). */
+		if (!handoff_left(r) && !lp_journal_has(r->j, LP_JF_ARMED) && h->hand.state[h->hand.cur].gen == 1)
+			handoff_begin(r);
+		close_listening(w);
+	}
+	if (lp_journal_has(r->j, LP_JF_ARMED | LP_JF_FAILED))
+		close_socket(w);
+	if (lp_journal_has(r->j, LP_JF_FAILED)) {
+		w->failed_at = h->failed_at;
+		*result = lp_err(err, -ECANCELED, "the restore failed before its tasks ran, see the log");
+	}
+	if (lp_journal_has(r->j, LP_JF_FATAL)) {
+		pthread_mutex_lock(&r->lock);
+		r->fatal = true;
+		kill_tasks(r);
+		pthread_mutex_unlock(&r->lock);
+	}
+}
+
+static void look_for_guardian(struct waiting *w)
+{
+	if (w->orphan || !w->r->j || !lp_guard_orphan(w->r->j))
+		return;
+	/* A SIGTERM comes with it (PR_SET_PDEATHSIG), so all is filled in a hurry. */
+	w->orphan = true;
+	pr_err("the guardian is gone: going on without; if this process (%d) dies, too, the tasks wait until "
+	       "`lazypages daemon --take-over`",
+	       getpid());
+}
+
 static int wait_all(struct waiting *w, struct lp_err *err)
 {
 	struct lp_restore *r = w->r;
 	int result = 0;
 	bool done = false;
 
+	if (r->j)
+		resume(w, err, &result);
+	/* What the dead worker had taken from the socket does not make it readable again. */
+	if (w->sock >= 0)
+		on_handoff(w, err, &result);
 	while (!done) {
 		struct pollfd p[5] = {
 			{ .fd = w->listen_fd, .events = POLLIN },
-			{ .fd = w->h.sock, .events = POLLIN },
+			{ .fd = w->sock, .events = POLLIN },
 			{ .fd = w->sig_fd, .events = POLLIN },
 			{ .fd = w->exits ? lp_exits_fd(w->exits) : -1, .events = POLLIN },
 			{ .fd = r->done_fd, .events = POLLIN },
@@ -312,7 +390,8 @@ static int wait_all(struct waiting *w, struct lp_err *err)
 			return lp_err_sys(err, -errno, "poll");
 		if (p[0].revents && w->listen_fd >= 0)
 			on_listen(w, err, &result);
-		if (p[1].revents && w->h.sock >= 0)
+		look_for_guardian(w);
+		if (p[1].revents && w->sock >= 0)
 			on_handoff(w, err, &result);
 		if (p[2].revents)
 			on_signal(w, err, &result);
@@ -346,11 +425,14 @@ int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_
 {
 	struct lp_restore *r = calloc(1, sizeof(*r));
 	struct threads threads = { 0 };
-	struct waiting w = { .r = r, .listen_fd = listen_fd, .sig_fd = -1, .h.sock = -1 };
+	struct waiting w = { .r = r, .listen_fd = listen_fd, .sig_fd = -1, .sock = -1 };
+	bool replayed = false;
 	sigset_t set, old;
 	int rc;
 
 	if (!r) {
+		if (conf->journal)
+			return -EAGAIN;
 		close(listen_fd);
 		return lp_err(err, -ENOMEM, "out of memory");
 	}
@@ -369,7 +451,11 @@ int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_
 	rc = lp_exits_open(&w.exits);
 	if (rc)
 		pr_info("no reports of exits (%s): looking for them now and then", strerror(-rc));
-	rc = threads_start(r, &threads, err);
+	/* Also the first worker: the journal is empty then. */
+	rc = r->j ? replay(r, err) : 0;
+	replayed = !rc;
+	if (!rc)
+		rc = threads_start(r, &threads, err);
 	if (!rc)
 		rc = wait_all(&w, err);
 	threads_stop(r, &threads);
@@ -392,13 +478,20 @@ int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_
 		.ns_handoff_to_full = r->t_first ? lp_now() - r->t_first : 0,
 	};
 out:
+	/*
+	 * Whoever closes a userfaultfd now makes its tasks read zeros. With a
+	 * guardian the next worker tries again. Before the replay is done we do not
+	 * even know of all of them.
+	 */
+	if (rc && r->j && (r->mms || (!replayed && lp_journal_has(r->j, LP_JF_ACCEPTED)))) {
+		pr_err("%s", err->msg);
+		return -EAGAIN;
+	}
 	lp_exits_close(w.exits);
 	if (w.sig_fd >= 0)
 		close(w.sig_fd);
-	if (w.listen_fd >= 0)
-		close(w.listen_fd);
-	if (w.h.sock >= 0)
-		close(w.h.sock);
+	close_listening(&w);
+	close_socket(&w);
 	fini(r);
 	if (r->trace) {
 		RECORD(r, LP_REC_END, (int64_t)rc);

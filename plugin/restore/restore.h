@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "guard/journal.h"
 #include "images/images.h"
 #include "restore/recorder.h"
 #include "source/source.h"
@@ -29,6 +30,7 @@ struct lp_restore_conf {
 	bool progress;			/* a progress line on stderr */
 	enum lp_lost on_lost;
 	uint64_t lost_after_ns;		/* after the first failure to get a page */
+	struct lp_journal *journal;	/* of the guardian, borrowed; NULL: none */
 	struct lp_recorder *trace;	/* borrowed likewise, started and stopped; NULL: none */
 };
 
@@ -47,12 +49,17 @@ struct lp_restore_stats {
  * one. Returns the socket or -errno.
  */
 int lp_restore_listen(struct lp_err *err);
+/* Its name. */
+#define LP_RESTORE_SOCKET "lazy-pages.socket"
 
 /*
- * Serve one restore, taking over @listen_fd. Returns 0 when every page has
+ * Serve one restore, taking over @listen_fd; or, when the journal knows of an
+ * earlier worker, go on where that one was. Returns 0 when every page has
  * found its place (or every task has ended), -ECANCELED when the restore
  * failed before its tasks ran, -EINTR when a signal ended the wait for CRIU.
- * In all cases no task that runs depends on this process any more.
+ * In these cases no task that runs depends on this process any more.
+ * With a journal also -EAGAIN: they do, and another worker must go on; the caller
+ * must end at once.
  */
 int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_restore_stats *stats,
 		   struct lp_err *err);

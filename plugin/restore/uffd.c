@@ -123,6 +123,23 @@ int lp_uffd_wake(int fd, uint64_t start, uint64_t len)
 	return call(fd, UFFDIO_WAKE, &r) ? -errno : 0;
 }
 
+void lp_uffd_wake_all(int fd, uint64_t *end)
+{
+	uint64_t start = 0x10000, lo = start, hi = UINT64_C(1) << 57, mid;
+
+	if (*end && lp_uffd_wake(fd, start, *end - start) != -EINVAL &&
+	    lp_uffd_wake(fd, start, *end + LP_PAGE_SIZE - start) == -EINVAL)
+		return;
+	while (hi - lo > LP_PAGE_SIZE) { /* each try that is not refused wakes */
+		mid = (lo + (hi - lo) / 2) & ~(LP_PAGE_SIZE - 1);
+		if (lp_uffd_wake(fd, start, mid - start) == -EINVAL)
+			hi = mid;
+		else
+			lo = mid;
+	}
+	*end = lo;
+}
+
 int lp_uffd_probe(int fd, uint64_t unmapped)
 {
 	uint64_t done;
@@ -144,7 +161,7 @@ int lp_uffd_there(int fd, uint64_t start, uint64_t len)
 
 	/* The VMA is looked up before the source is read, and nothing can be read from there. */
 	rc = lp_uffd_copy(fd, start, NULL, len, &done);
-	if (rc == -EAGAIN)
+	if (rc == -EAGAIN || rc == -ESRCH)
 		return rc;
-	return rc != -ENOENT && rc != -ESRCH;
+	return rc != -ENOENT;
 }

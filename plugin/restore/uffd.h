@@ -31,13 +31,19 @@ int lp_uffd_zero(int fd, uint64_t dst, uint64_t len, uint64_t *done);
 int lp_uffd_poison(int fd, uint64_t dst, uint64_t len);
 int lp_uffd_wake(int fd, uint64_t start, uint64_t len);
 /*
+ * Wake all threads of the address space. Where its addresses end the kernel does
+ * not say, but it refuses more: *@end, at first 0, is what it took last, most
+ * often the same for all.
+ */
+void lp_uffd_wake_all(int fd, uint64_t *end);
+/*
  * Is the address space alive and at rest? 0, -EAGAIN (layout changing) or
  * -ESRCH (gone). @unmapped: an address of a page at which nothing is registered.
  */
 int lp_uffd_probe(int fd, uint64_t unmapped);
 
 /*
- * Does one registered VMA hold all of [start, start + len)? 1, 0 (also when the
+ * Does one registered VMA hold all of [start, start + len)? 1, 0, -ESRCH (the
  * address space is gone), or -EAGAIN. Changes nothing.
  */
 int lp_uffd_there(int fd, uint64_t start, uint64_t len);

@@ -34,6 +34,7 @@
 
 #include "test/lib/hang.h"
 #include "test/lib/imgbuild.h"
+#include "test/lib/kills.h"
 #include "test/lib/merges.h"
 #include "test/lib/oracle.h"
 
@@ -54,7 +55,7 @@ struct list {
 struct opts {
 	struct list threads, workers, delays, size, tasks;
 	uint64_t seconds, runs, seed, ops, deadline;
-	const char *daemon, *keep, *trace, *trace_to;
+	const char *daemon, *keep, *trace, *trace_to, *crash;
 	bool wipe, dontfork, no_dontfork, merges, bare, eager, no_background, verbose, keep_going;
 };
 
@@ -399,6 +400,8 @@ static void start_daemon(struct run *r)
 		snprintf(status_fd, sizeof(status_fd), "%d", ready[1]);
 		if (r->delay)
 			setenv("LAZYPAGES_TEST_DELAYS", delays, 1);
+		if (r->o->crash)
+			kills_order(r->o->crash, r->seed);
 		snprintf(path, sizeof(path), "%s/daemon.err", r->dir);
 		fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 		dup2(fd, 1);
@@ -463,7 +466,7 @@ static void end_all(struct run *r)
 		t->reaped = true;
 	}
 	if (r->daemon > 0 && !r->daemon_reaped) {
-		kill(r->daemon, SIGKILL);
+		kills_all(r->daemon, r->dir);
 		waitpid(r->daemon, &r->daemon_status, 0);
 		r->daemon_reaped = true;
 	}
@@ -656,7 +659,7 @@ static void parse(int argc, char **argv, struct opts *o)
 {
 	enum { SECONDS, RUNS, SEED, THREADS, WORKERS, SIZE, DELAYS, DAEMON, TASKS, OPS, DEADLINE, KEEP, WIPE, EAGER,
 	       VERBOSE, NO_BACKGROUND, KEEP_GOING, DONTFORK, NO_DONTFORK, MERGES,
-	       BARE, TRACE, TRACE_TO };
+	       BARE, TRACE, TRACE_TO, CRASH };
 	static const struct option longs[] = {
 		{ "seconds", 1, NULL, SECONDS }, { "runs", 1, NULL, RUNS }, { "seed", 1, NULL, SEED },
 		{ "threads", 1, NULL, THREADS }, { "workers", 1, NULL, WORKERS }, { "size", 1, NULL, SIZE },
@@ -666,6 +669,7 @@ static void parse(int argc, char **argv, struct opts *o)
 		{ "no-background", 0, NULL, NO_BACKGROUND }, { "keep-going", 0, NULL, KEEP_GOING },
 		{ "dontfork", 0, NULL, DONTFORK },
 		{ "no-dontfork", 0, NULL, NO_DONTFORK },
+		{ "crash", 1, NULL, CRASH },
 		{ "merges", 0, NULL, MERGES }, { "bare", 0, NULL, BARE }, { "trace", 1, NULL, TRACE },
 		{ "trace-to", 1, NULL, TRACE_TO }, { NULL, 0, NULL, 0 },
 	};
@@ -684,6 +688,7 @@ static void parse(int argc, char **argv, struct opts *o)
 		case DAEMON: o->daemon = optarg; break;
 		case OPS: o->ops = strtoull(optarg, NULL, 0); break;
 		case DEADLINE: o->deadline = strtoull(optarg, NULL, 0); break;
+		case CRASH: o->crash = optarg; break;
 		case KEEP: o->keep = optarg; break;
 		case WIPE: o->wipe = true; break;
 		case TRACE_TO: o->trace_to = optarg; break;
@@ -701,6 +706,7 @@ static void parse(int argc, char **argv, struct opts *o)
 			      "  [--delays LIST(us)] [--size LIST(e.g. 16M)] [--tasks LIST] [--ops N(per thread)]\n"
 			      "  [--daemon PATH] [--deadline SECONDS] [--keep DIR] [--keep-going]\n"
 			      "  [--no-background] [--wipe] [--dontfork] [--no-dontfork (nor in the image)] [--bare]\n"
+			      "  [--crash SPEC (as LAZYPAGES_TEST_CRASH, %% becomes the seed)]\n"
 			      "  [--merges (a fixed program: do split mappings merge again?)]\n"
 			      "  [--trace FILE (record and replay each run, keep the last)] [--trace-to FILE (only record)]\n"
 			      "  [--eager (no daemon)] [--verbose (log of -v4)]\n", stderr);
@@ -718,6 +724,8 @@ int main(int argc, char **argv)
 	};
 	uint64_t end, t0, n, ops = 0, wrong = 0, refused = 0, excused = 0, hangs = 0,
 		 bad = 0;
+	struct kills kills = { 0 };
+	uint64_t pause_us = 0;
 	static struct run r;
 
 	o.seed = (uint64_t)time(NULL) * 1000;
@@ -756,6 +764,9 @@ int main(int argc, char **argv)
 		wrong += atomic_load(&r.st->sh.wrong);
 		refused += atomic_load(&r.st->sh.refused);
 		excused += atomic_load(&r.st->sh.excused);
+		kills_count(r.dir, &kills);
+		if (atomic_load(&r.st->sh.longest_ns) / 1000 > pause_us)
+			pause_us = atomic_load(&r.st->sh.longest_ns) / 1000;
 		if (r.why[0]) {
 			bad++;
 			report_failure(&r);
@@ -765,5 +776,8 @@ int main(int argc, char **argv)
 	}
 	printf("stress: %" PRIu64 " runs, %" PRIu64 " ops, %" PRIu64 " wrong pages, %" PRIu64 " refused calls, %" PRIu64
 	       " hangs, %" PRIu64 " excused, seed %" PRIu64 "%s\n", n, ops, wrong, refused, hangs, excused, o.seed, bad ? ": FAILED" : "");
+	if (o.crash)
+		printf("stress: %" PRIu64 " workers killed, at most %.3f ms from a death until all were woken, longest pause of a "
+		       "thread %.3f ms\n", kills.workers, kills.longest_us / 1e3, pause_us / 1e3);
 	return bad ? 1 : 0;
 }

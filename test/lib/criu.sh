@@ -297,6 +297,9 @@ lp_restore_lazy()
 # lp_listening_or_gone SOCKET PID: there is nothing left to wait for (lp_restore_lazy's own condition).
 lp_listening_or_gone() { lp_listening "$1" || lp_gone "$2"; }
 
+# lp_worker: the process of our daemon that does its work; LP_DAEMON itself when it has no guardian.
+lp_worker() { pgrep -x lazypages-work -P "$LP_DAEMON" || echo "$LP_DAEMON"; }
+
 # lp_daemon_done SECONDS: wait until the daemon of lp_restore_lazy has ended by itself; its exit status, or 124 if it
 # still runs then.
 lp_daemon_done()

@@ -327,17 +327,32 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
+/* Of operations that only touch memory: else it would be a fork, or waiting for a child. */
+static void note_pause(struct thread *th, uint64_t ns)
+{
+	_Atomic uint64_t *longest = &th->o->conf.shared->longest_ns;
+	uint64_t seen = atomic_load(longest);
+
+	if (th->op > OP_SYSWRITE)
+		return;
+	while (ns > seen && !atomic_compare_exchange_weak(longest, &seen, ns))
+		;
+}
+
 static void *thread_main(void *arg)
 {
 	struct thread *th = arg;
 	const struct oracle_conf *c = &th->o->conf;
-	uint64_t end;
+	uint64_t end, t0;
 
 	if (c->gate)
 		th->rng ^= oracle_mix(c->gate(c->gate_arg, th->index));
 	end = c->seconds > 0 ? now_ns() + c->seconds * 1e9 : UINT64_MAX;
-	while ((!c->ops || th->done < c->ops) && ((th->done & 15) || now_ns() < end))
+	while ((!c->ops || th->done < c->ops) && ((th->done & 15) || now_ns() < end)) {
+		t0 = now_ns();
 		oracle_step(th);
+		note_pause(th, now_ns() - t0);
+	}
 	oracle_reap(th, true);
 	th->op = OP_VERIFY;
 	atomic_fetch_add(&c->shared->ops[OP_VERIFY], 1);
@@ -381,9 +396,10 @@ void oracle_json(FILE *f, const struct oracle_shared *sh)
 
 	fprintf(f,
 		"{\"ops\": %" PRIu64 ", \"wrong_pages\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"bookkeeping\": %" PRIu64
-		", \"children\": %" PRIu64 ", \"children_bad\": %" PRIu64 ", \"excused\": %" PRIu64,
+		", \"children\": %" PRIu64 ", \"children_bad\": %" PRIu64 ", \"excused\": %" PRIu64 ", \"longest_us\": %" PRIu64,
 		oracle_ops(sh), atomic_load(&sh->wrong), atomic_load(&sh->refused), atomic_load(&sh->book),
-		atomic_load(&sh->children), atomic_load(&sh->children_bad), atomic_load(&sh->excused));
+		atomic_load(&sh->children), atomic_load(&sh->children_bad), atomic_load(&sh->excused),
+		atomic_load(&sh->longest_ns) / 1000);
 	for (i = 0; i < FOUND_COUNT; i++)
 		fprintf(f, ", \"found_%s\": %" PRIu64, founds[i], atomic_load(&sh->found[i]));
 	fputs(", \"by_op\": {", f);

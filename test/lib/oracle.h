@@ -48,6 +48,7 @@ struct oracle_record {
 struct oracle_shared {
 	_Atomic uint64_t ops[OP_COUNT];
 	_Atomic uint64_t seen; /* pages looked at: is there any progress? */
+	_Atomic uint64_t longest_ns; /* one read, write or system call on memory: the longest pause that a thread saw */
 	_Atomic uint64_t excused; /* refused, but see SEG_TORN in oracle_internal.h */
 	_Atomic uint64_t refused, wrong, found[FOUND_COUNT], book, children, children_bad;
 	_Atomic uint32_t nrecords;
