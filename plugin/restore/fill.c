@@ -334,6 +334,7 @@ void *bulk_main(void *arg)
 			wait_until(&r->bulk_cond, &r->lock, when);
 			continue;
 		}
+		pthread_cond_signal(&r->bulk_cond);
 		pthread_mutex_unlock(&r->lock);
 		lp_crash_point(claim);
 		bulk_fill(lp_space_host(lp_flight_space(f)), f, &w, rd);

@@ -167,10 +167,13 @@ bool mm_placed(struct lp_mm *mm)
 {
 	const struct lp_vma *v;
 
-	/* In no order that we know of: what is there stays, so none is asked for twice. */
+	/*
+	 * In no order that we know of: what is there stays, so none is asked for
+	 * twice. Not those that prime_protected() is about: asking gives an anon_vma.
+	 */
 	for (; mm->placed < mm->task->nvmas; mm->placed++) {
 		v = &mm->task->vmas[mm->placed];
-		if (v->lazy && lp_uffd_there(mm->fd, v->start, v->end - v->start) <= 0)
+		if (v->lazy && v->prot & PROT_WRITE && lp_uffd_there(mm->fd, v->start, v->end - v->start) <= 0)
 			return false;
 	}
 	return true;

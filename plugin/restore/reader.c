@@ -320,7 +320,10 @@ void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg 
 	eng_stall(mm->space, now);
 	mm->retry_at = now;
 	mm->backoff = 0;
-	pthread_cond_broadcast(&r->bulk_cond);
+	/*
+	 * Nobody is woken to fill: after most changes nothing can be before the
+	 * space is settled, and a stalled thread looks again within BACKOFF_MAX.
+	 */
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -372,7 +375,7 @@ static void settle(struct lp_reader *rd, struct lp_mm *mm)
 		mm->backoff = 0;
 		mm->check = true;
 		r->again = true; /* children to look at */
-		pthread_cond_broadcast(&r->bulk_cond);
+		pthread_cond_signal(&r->bulk_cond); /* who finds something to fill wakes the next one */
 	}
 	pthread_mutex_unlock(&r->lock);
 }

@@ -5,16 +5,20 @@
  *	raw warm SIZE
  *	raw drain SIZE one|many warm|map|pread THREADS [FILE]
  *	raw fault SIZE random|seq COUNT poll|spin|same
+ *	raw touch SIZE random|seq THREADS FILE
  *
  * `drain` fills SIZE bytes of a child's registered memory in chunks of 64 KiB
  * that do not cross a VMA: from one warm buffer, from a populated mapping of
  * FILE, or from FILE read into a buffer. `fault` is the smallest handler there
  * is, one thread that reads one message and copies one page from a warm
  * buffer; the child touches COUNT pages and reports what it saw. It sleeps in
- * poll(), spins on read(), or sleeps and shares the child's CPU. `warm` uses
- * SIZE bytes of memory and gives them back: memory that a virtual machine uses
- * for the first time is several times slower, so it goes before each
- * measurement. Each prints one JSON line.
+ * poll(), spins on read(), or sleeps and shares the child's CPU. `touch` is
+ * drain and fault at once, without anything that a daemon needs to be right:
+ * threads fill from a populated mapping of FILE and answer faults between two
+ * chunks, while the child touches each page. `warm` uses SIZE bytes of memory
+ * and gives them back: memory that a virtual machine uses for the first time is
+ * several times slower, so it goes before each measurement. Each prints one JSON
+ * line.
  */
 #include <err.h>
 #include <errno.h>
@@ -331,6 +335,118 @@ static int cmd_fault(uint64_t size, const char *order, uint64_t count, const cha
 	return 0;
 }
 
+/* One page for a thread that waits for it. Whoever was faster has woken it, too. */
+static void copy_page(const struct drain *d, uint64_t at)
+{
+	struct uffdio_copy c = { .dst = (uintptr_t)d->buf.base + at, .src = (uintptr_t)d->map + at, .len = BENCH_PAGE };
+
+	while (ioctl(d->uffd, UFFDIO_COPY, &c)) {
+		struct uffdio_range r = { .start = c.dst, .len = BENCH_PAGE };
+
+		if (errno == EEXIST) {
+			ioctl(d->uffd, UFFDIO_WAKE, &r);
+			return;
+		}
+		if (errno == ESRCH)
+			return; /* it has touched all and is gone */
+		if (errno != EAGAIN)
+			err(1, "UFFDIO_COPY");
+	}
+}
+
+/* What is not there yet. */
+static void copy_missing(const struct drain *d, uint64_t from, uint64_t to)
+{
+	while (from < to) {
+		struct uffdio_copy c = {
+			.dst = (uintptr_t)d->buf.base + from, .src = (uintptr_t)d->map + from, .len = to - from,
+		};
+
+		if (!ioctl(d->uffd, UFFDIO_COPY, &c))
+			return;
+		if (c.copy > 0)
+			from += (uint64_t)c.copy;
+		else if (errno == EEXIST)
+			from += BENCH_PAGE;
+		else if (errno == ESRCH)
+			return;
+		else if (errno != EAGAIN)
+			err(1, "UFFDIO_COPY");
+	}
+}
+
+/* True if there was a fault. */
+static bool touch_faults(const struct drain *d)
+{
+	struct uffd_msg msgs[32];
+	ssize_t n = read(d->uffd, msgs, sizeof(msgs));
+
+	for (ssize_t i = 0; i < n / (ssize_t)sizeof(msgs[0]); i++)
+		copy_page(d, (msgs[i].arg.pagefault.address & ~(BENCH_PAGE - 1)) - (uintptr_t)d->buf.base);
+	return n > 0;
+}
+
+static void *touch_thread(void *arg)
+{
+	struct drain *d = arg;
+	uint64_t size = d->buf.npages * BENCH_PAGE, from;
+
+	while ((from = atomic_fetch_add(&d->next, CHUNK)) < size) {
+		uint64_t to = size - from < CHUNK ? size : from + CHUNK;
+
+		for (; from < to; from += CHUNK / 4) {
+			copy_missing(d, from, to - from < CHUNK / 4 ? to : from + CHUNK / 4);
+			while (touch_faults(d))
+				;
+		}
+	}
+	return NULL;
+}
+
+static int cmd_touch(uint64_t size, const char *order, unsigned int nthreads, const char *path)
+{
+	struct drain d = { .buf.npages = size / BENCH_PAGE, .buf.nvmas = 1 };
+	pthread_t threads[MAX_THREADS];
+	int socks[2], done[2], status;
+	atomic_bool *over;
+	struct hello h;
+	pid_t pid;
+
+	open_source(&d, "map", path);
+	if (d.file_len < size)
+		errx(1, "%s is shorter than the memory", path);
+	over = mmap(NULL, BENCH_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (over == MAP_FAILED || pipe2(done, O_CLOEXEC) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks))
+		err(1, "setup");
+	pid = fork();
+	if (pid < 0)
+		err(1, "fork");
+	if (!pid)
+		fault_child(socks[1], done[1], size, order, d.buf.npages, "touch", over);
+	close(socks[1]);
+	close(done[1]);
+	d.uffd = recv_hello(socks[0], &h);
+	d.buf.base = h.base;
+	for (unsigned int i = 0; i < nthreads; i++)
+		if (pthread_create(&threads[i], NULL, touch_thread, &d))
+			errx(1, "pthread_create");
+	for (unsigned int i = 0; i < nthreads; i++)
+		pthread_join(threads[i], NULL);
+	/* All is there; a fault that was queued since shall look again. */
+	while (!atomic_load(over)) {
+		struct pollfd pfd[2] = { { .fd = d.uffd, .events = POLLIN }, { .fd = done[0], .events = POLLIN } };
+
+		if (poll(pfd, 2, -1) < 0)
+			err(1, "poll");
+		touch_faults(&d);
+		if (pfd[1].revents)
+			break;
+	}
+	if (waitpid(pid, &status, 0) != pid || status)
+		errx(1, "the child failed");
+	return 0;
+}
+
 static int cmd_warm(uint64_t size)
 {
 	uint64_t start = bench_now();
@@ -359,7 +475,12 @@ int main(int argc, char **argv)
 		if (count >= 1 && count <= size / BENCH_PAGE)
 			return cmd_fault(size, argv[3], count, argv[5]);
 	}
+	if (size && !strcmp(argv[1], "touch") && argc == 6) {
+		count = strtoull(argv[4], NULL, 10);
+		if (count >= 1 && count <= MAX_THREADS)
+			return cmd_touch(size, argv[3], (unsigned int)count, argv[5]);
+	}
 	fprintf(stderr, "usage: raw warm SIZE | drain SIZE one|many warm|map|pread THREADS [FILE] |"
-			" fault SIZE random|seq COUNT poll|spin|same\n");
+			" fault SIZE random|seq COUNT poll|spin|same | touch SIZE random|seq THREADS FILE\n");
 	return 2;
 }
