@@ -312,7 +312,7 @@ int replay(struct lp_restore *r, struct lp_err *err)
 	now = lp_now();
 	if (!rc && r->j->h->died_at && now - r->j->h->died_at > r->j->h->longest_ns)
 		r->j->h->longest_ns = now - r->j->h->died_at;
-	if (!rc)
+	if (!rc && r->j->h->workers > 1)
 		pr_warn("worker %u goes on with %zu address spaces, %.3f ms after the death of the last one "
 			"(journal: %" PRIu64 " cells, read in %.3f ms)",
 			r->j->h->workers, r->nmms, r->j->h->died_at ? (now - r->j->h->died_at) / 1e6 : 0.0,
