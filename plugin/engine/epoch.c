@@ -33,7 +33,6 @@
 #define COST_LATER 1	  /* a later message is about the same: is it older? */
 #define COST_LATE 8	  /* was read late, after what came later */
 #define COST_KERNEL 100	  /* the kernel has something where nothing should be, or nothing */
-#define COST_THERE 100	  /* in a child; or it has grown there */
 #define COST_ABSENT 20	  /* and this may be MADV_DONTFORK */
 
 static bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)

@@ -125,6 +125,10 @@ int view_unmap(struct lp_pool *pool, struct lp_view *v, uint64_t start, uint64_t
 int view_remap(struct lp_pool *pool, struct lp_view *v, uint64_t from, uint64_t to, uint64_t len, bool vacates);
 int view_inherit(struct lp_pool *pool, struct lp_view *v);
 
+/* The kernel of a child has something where nothing should be; or it has grown there. The others are in epoch.c. */
+#define COST_THERE 100
+#define COST_GREW 10
+
 /* epoch.c */
 #define LP_POINTS 16
 /* Room for one more message. */

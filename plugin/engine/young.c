@@ -179,6 +179,24 @@ struct choice {
 	struct lp_view best_view;
 };
 
+/*
+ * @m is taken to have been made before the fork, and the child's kernel has the
+ * beginning of what it unmapped, but not the end. Was it made afterwards, and
+ * the end is missing for another reason (MADV_DONTFORK)? Rather, the mapping in
+ * front of it has grown into the hole before the fork, which no message tells:
+ * then there are zeros.
+ */
+static bool has_grown(const struct choice *k, const struct lp_view *v, const struct lp_msg *m)
+{
+	uint64_t page = k->s->engine->page;
+	struct lp_range r;
+	bool there;
+
+	return m->kind == MSG_UNMAP && m->from >= page && m->len > page && fact(k->c, m->from, &there) && there &&
+	       absent(k->c, m->from + m->len - page) && !lp_map_find(&v->extents, m->from, &r) &&
+	       lp_map_find(&v->extents, m->from - page, &r);
+}
+
 static int consider(struct choice *k)
 {
 	struct lp_pool *pool = &k->s->engine->pool;
@@ -201,6 +219,9 @@ static int consider(struct choice *k)
 		rc = view_inherit(pool, &v);
 	if (!rc)
 		cost += facts_against(k->c->facts, k->c->nfacts, &v, true);
+	for (i = 0; !rc && i < k->n && cost >= COST_THERE; i++)
+		if (k->with[i] && has_grown(k, &v, &k->s->log[k->seq[i]]))
+			cost -= COST_THERE - COST_GREW;
 	if (!rc && cost < k->best_cost) {
 		k->best_cost = cost;
 		memcpy(k->best, k->with, k->n);
