@@ -3,7 +3,7 @@
  * What the kernel allows: filling another process's memory, without CRIU.
  *
  *	raw warm SIZE
- *	raw drain SIZE one|many warm|map|pread THREADS [FILE]
+ *	raw drain SIZE one|many warm|map|fresh|pread THREADS [FILE]
  *	raw fault SIZE random|seq COUNT poll|spin|same
  *	raw touch SIZE random|seq THREADS FILE
  *
@@ -203,11 +203,20 @@ static void open_source(struct drain *d, const char *source, const char *path)
 	d->map = p;
 }
 
+static void *map_fresh(struct drain *d)
+{
+	void *p = mmap(NULL, d->file_len, PROT_READ, MAP_SHARED, d->file, 0);
+
+	if (p == MAP_FAILED)
+		err(1, "mapping");
+	return p;
+}
+
 static int cmd_drain(uint64_t size, const char *layout, const char *source, unsigned int nthreads, const char *path)
 {
 	pthread_t threads[MAX_THREADS];
 	struct drain d = { .buf.npages = size / BENCH_PAGE };
-	bool many = !strcmp(layout, "many");
+	bool many = !strcmp(layout, "many"), fresh = !strcmp(source, "fresh");
 	uint64_t start, ns;
 	struct hello h;
 	int socks[2];
@@ -235,10 +244,14 @@ static int cmd_drain(uint64_t size, const char *layout, const char *source, unsi
 	for (unsigned int i = 0; i < nthreads; i++)
 		if (pthread_create(&threads[i], NULL, drain_thread, &d))
 			errx(1, "pthread_create");
-	pthread_barrier_wait(&d.barrier);
 	start = bench_now();
+	if (fresh)
+		d.map = map_fresh(&d);
+	pthread_barrier_wait(&d.barrier);
 	for (unsigned int i = 0; i < nthreads; i++)
 		pthread_join(threads[i], NULL);
+	if (fresh)
+		munmap((void *)d.map, d.file_len);
 	ns = bench_now() - start;
 	if (d.copied != size)
 		errx(1, "copied %" PRIuFAST64 " of %" PRIu64 " bytes", d.copied, size);
