@@ -262,8 +262,8 @@ static void find_enablers(const struct plan *p, size_t i, bool *en)
 }
 
 /*
- * What @i moves to its place, a message that was read later seems to unmap; or
- * moves away what @i unmaps. Was that older?
+ * What @i moves to its place, a message that was read later seems to unmap or
+ * to move on; or to move away what @i unmaps. Was that older?
  */
 static unsigned doubtful_later(const struct plan *p, size_t i)
 {
@@ -275,7 +275,8 @@ static unsigned doubtful_later(const struct plan *p, size_t i)
 			return COST_LATER;
 
 	for (x = i + 1; log[i].kind == MSG_REMAP && x < p->n; x++)
-		if (log[x].kind == MSG_UNMAP && !log[x].part && !p->done[x] && enables(&log[x], &log[i]))
+		if (!p->done[x] && !log[x].part && enables(&log[x], &log[i]) &&
+		    (log[x].kind == MSG_UNMAP || overlap(log[x].from, log[x].len, log[i].to, log[i].len)))
 			return COST_LATER;
 	return 0;
 }
