@@ -34,6 +34,8 @@
 #define COST_LATE 8	  /* was read late, after what came later */
 #define COST_KERNEL 100	  /* the kernel has something where nothing should be, or nothing */
 #define COST_ABSENT 20	  /* and this may be MADV_DONTFORK */
+#define COST_GROWN 10	  /* ... but it is one mapping with what is in front: that has grown there */
+#define COST_JOINED 40	  /* moved there, but one mapping with what is in front: only what comes home may merge */
 
 static bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
 {
@@ -178,14 +180,14 @@ unsigned msg_points(const struct lp_space *s, const struct lp_msg *m, uint64_t *
 	return n;
 }
 
-unsigned facts_against(const struct lp_fact *f, size_t n, const struct lp_view *v, bool child)
+unsigned facts_against(const struct lp_fact *f, size_t n, const struct lp_view *v)
 {
 	struct lp_range r;
 	unsigned cost = 0;
 
 	for (; n; n--, f++)
 		if (f->there != lp_map_find(&v->extents, f->addr, &r))
-			cost += !child ? COST_KERNEL : f->there ? COST_THERE : COST_ABSENT;
+			cost += f->there ? COST_THERE : COST_ABSENT;
 	return cost;
 }
 
@@ -216,6 +218,11 @@ struct plan {
 	struct lp_view best_view;
 	struct lp_fact *facts;
 	size_t nfacts;
+	struct span {
+		uint64_t start, end;
+		bool one; /* mapping has all of it */
+	} *spans; /* as asked so far */
+	size_t nspans;
 };
 
 /* Does @x make room for @m, or bring what it needs? */
@@ -255,8 +262,8 @@ static void find_enablers(const struct plan *p, size_t i, bool *en)
 }
 
 /*
- * What @i moves to its place, a message that was read later seems to unmap; or
- * moves away what @i unmaps. Was that older?
+ * What @i moves to its place, a message that was read later seems to unmap or
+ * to move on; or to move away what @i unmaps. Was that older?
  */
 static unsigned doubtful_later(const struct plan *p, size_t i)
 {
@@ -268,7 +275,8 @@ static unsigned doubtful_later(const struct plan *p, size_t i)
 			return COST_LATER;
 
 	for (x = i + 1; log[i].kind == MSG_REMAP && x < p->n; x++)
-		if (log[x].kind == MSG_UNMAP && !log[x].part && !p->done[x] && enables(&log[x], &log[i]))
+		if (!p->done[x] && !log[x].part && enables(&log[x], &log[i]) &&
+		    (log[x].kind == MSG_UNMAP || overlap(log[x].from, log[x].len, log[i].to, log[i].len)))
 			return COST_LATER;
 	return 0;
 }
@@ -299,7 +307,9 @@ static int ask_kernel(struct plan *p)
 
 	p->asked = true;
 	p->facts = malloc((p->n * LP_POINTS + 1) * sizeof(*p->facts));
-	if (!p->facts)
+	/* One for each fact and each REMAP at most. */
+	p->spans = malloc((p->n * (LP_POINTS + 1) + 1) * sizeof(*p->spans));
+	if (!p->facts || !p->spans)
 		return -ENOMEM;
 	for (i = 0; !p->force && i < p->n; i++) { /* forced: it may be dead by now, or changing */
 		n = msg_points(p->s, &p->s->log[i], at);
@@ -312,6 +322,93 @@ static int ask_kernel(struct plan *p)
 	return 0;
 }
 
+/* Does one mapping have all of [start, end)? 0, 1 or -EAGAIN. */
+static int one_mapping(struct plan *p, uint64_t start, uint64_t end)
+{
+	size_t i;
+	int rc;
+
+	for (i = 0; i < p->nspans; i++)
+		if (p->spans[i].start == start && p->spans[i].end == end)
+			return p->spans[i].one;
+	rc = p->s->engine->there(p->s->host, start, end - start);
+	if (rc >= 0)
+		p->spans[p->nspans++] = (struct span){ start, end, rc != 0 };
+	return rc;
+}
+
+/* The kernel has @addr, @v does not. Has the mapping in front grown there, over what was moved there? */
+static int grown_over(struct plan *p, const struct lp_view *v, uint64_t addr)
+{
+	uint64_t page = p->s->engine->page;
+	struct lp_range r;
+	size_t i;
+
+	for (i = 0; i < p->n; i++) {
+		const struct lp_msg *m = &p->s->log[i];
+
+		if (m->kind == MSG_REMAP && addr - m->to < m->len)
+			return lp_map_find(&v->extents, m->to - page, &r) ? one_mapping(p, m->to - page, addr + page) : 0;
+	}
+	return 0;
+}
+
+/* Is what REMAP @i has moved still at the beginning of its new place, after the @nseq messages in p->seq? */
+static bool still_there(const struct plan *p, size_t i, size_t nseq)
+{
+	const struct lp_msg *log = p->s->log;
+	uint64_t page = p->s->engine->page;
+
+	while (nseq && p->seq[nseq - 1] != i) {
+		const struct lp_msg *x = &log[p->seq[--nseq]];
+
+		if ((x->kind == MSG_UNMAP || x->vacates) && overlap(x->from, x->len, log[i].to, page))
+			return false;
+	}
+	return nseq != 0;
+}
+
+/*
+ * What the kernel says against an order that leads to @v. Where something was
+ * moved to and, as a message that was read later says, unmapped, that may be
+ * older; then what was moved there is a mapping of its own. Or else the mapping
+ * in front has grown into the hole: no message tells that, but it is one with
+ * what is there now.
+ */
+static int answers_against(struct plan *p, const struct lp_view *v, size_t nseq, unsigned *cost)
+{
+	const struct lp_msg *log = p->s->log;
+	uint64_t page = p->s->engine->page;
+	struct lp_range r;
+	size_t i, x;
+	int rc;
+
+	for (i = 0; i < p->nfacts; i++) {
+		const struct lp_fact *f = &p->facts[i];
+
+		if (f->there == lp_map_find(&v->extents, f->addr, &r))
+			continue;
+		rc = f->there ? grown_over(p, v, f->addr) : 0;
+		if (rc < 0)
+			return rc;
+		*cost += rc ? COST_GROWN : COST_KERNEL;
+	}
+	for (i = 0; i < p->n && p->nfacts; i++) {
+		for (x = i + 1; log[i].kind == MSG_REMAP && x < p->n; x++)
+			if (log[x].kind == MSG_UNMAP && !log[x].part && overlap(log[x].from, log[x].len, log[i].to, page))
+				break;
+		if (log[i].kind != MSG_REMAP || x >= p->n || !still_there(p, i, nseq) ||
+		    !lp_map_find(&v->extents, log[i].to - page, &r))
+			continue;
+		rc = one_mapping(p, log[i].to - page, log[i].to + page);
+		if (rc < 0)
+			return rc;
+		if (rc)
+			*cost += COST_JOINED;
+	}
+	return 0;
+}
+
 /* An order is found; @v is what it leads to. */
 static int found(struct plan *p, const struct lp_view *v, size_t nseq, unsigned cost)
 {
@@ -319,9 +416,10 @@ static int found(struct plan *p, const struct lp_view *v, size_t nseq, unsigned 
 
 	if (cost) { /* not simply that of reading */
 		rc = p->asked ? 0 : ask_kernel(p);
+		if (!rc)
+			rc = answers_against(p, v, nseq, &cost);
 		if (rc)
 			return rc;
-		cost += facts_against(p->facts, p->nfacts, v, false);
 	}
 	if (cost >= p->best_cost)
 		return 0;
@@ -532,6 +630,7 @@ int epoch_end(struct lp_space *s, bool force)
 	}
 	view_clear(pool, &base);
 	free(p.facts);
+	free(p.spans);
 	free(p.seq);
 	return rc;
 }

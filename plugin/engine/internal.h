@@ -140,8 +140,8 @@ int apply_msg(struct lp_pool *pool, struct lp_view *v, const struct lp_msg *m);
 /* How unlikely is @m as the next change of @v? 0: nothing speaks against it. */
 unsigned msg_violation(const struct lp_view *v, const struct lp_msg *m);
 unsigned msg_points(const struct lp_space *s, const struct lp_msg *m, uint64_t *at);
-/* How much speak @n answers of the kernel against @v? */
-unsigned facts_against(const struct lp_fact *f, size_t n, const struct lp_view *v, bool child);
+/* How much speak @n answers of a child's kernel against @v? */
+unsigned facts_against(const struct lp_fact *f, size_t n, const struct lp_view *v);
 /* Ask the kernel of @s, if it was not asked before; there is room for the answer. 0 or -EAGAIN. */
 int fact_ask(const struct lp_space *s, uint64_t addr, struct lp_fact *facts, size_t *n);
 

@@ -218,7 +218,7 @@ static int consider(struct choice *k)
 	if (!rc)
 		rc = view_inherit(pool, &v);
 	if (!rc)
-		cost += facts_against(k->c->facts, k->c->nfacts, &v, true);
+		cost += facts_against(k->c->facts, k->c->nfacts, &v);
 	for (i = 0; !rc && i < k->n && cost >= COST_THERE; i++)
 		if (k->with[i] && has_grown(k, &v, &k->s->log[k->seq[i]]))
 			cost -= COST_THERE - COST_GREW;

@@ -367,7 +367,7 @@ static int is_there(void *host, uint64_t start, uint64_t len)
 	if (start < MD_BASE || i + n > t->pages)
 		return 0;
 	for (; n; n--, i++)
-		if (t->pg[i].state != REG)
+		if (t->pg[i].state != REG || (n > 1 && t->pg[i].vma != t->pg[i + 1].vma))
 			return 0;
 	return 1;
 }
@@ -390,8 +390,9 @@ static bool populate(struct md *m, struct md_task *t)
 		len = 1 + md_pick(m, 40);
 		if (i + len > m->conf.pages)
 			len = m->conf.pages - i;
+		m->vmas++;
 		for (k = 0; k < len; k++)
-			t->pg[i + k] = (struct md_page){ .state = kind < 2 ? FREE : kind < 3 ? PLAIN : REG,
+			t->pg[i + k] = (struct md_page){ .vma = m->vmas, .state = kind < 2 ? FREE : kind < 3 ? PLAIN : REG,
 						      .owner = (i + k) * m->conf.threads / m->conf.pages };
 		i += len;
 		if (kind < 3)

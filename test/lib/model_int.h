@@ -17,6 +17,7 @@ enum md_page_state { FREE, PLAIN, REG }; /* plain: mapped, not registered */
 
 struct md_page {
 	uint32_t want; /* 0: zeros; MD_PRIV; else the page of the images */
+	uint32_t vma; /* pages of one mapping have the same number, if nothing else is between them */
 	uint8_t state, owner;
 	bool present, wiped, dontfork, told; /* told: the engine knows of dontfork */
 	bool reused;  /* an older message about this page may be unread */
@@ -80,6 +81,7 @@ struct md {
 	struct md_note last[MD_KEPT];
 	unsigned nlast;
 	int bad; /* bad: the task of the difference */
+	uint32_t vmas; /* numbers given out */
 	unsigned vacated; /* a page that was left while messages were unread, or 0 */
 	char error[256];
 };

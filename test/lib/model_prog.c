@@ -304,6 +304,7 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 	if (!dontunmap)
 		md_post(m, t, th, EV_UNMAP, from, keep, 0);
 	memcpy(tmp, &t->pg[from], keep * sizeof(tmp[0]));
+	m->vmas++;
 	for (i = 0; i < keep + grow; i++) {
 		struct md_page *p = &t->pg[to + i];
 		bool was_reused, reused = p->reused, phantom = p->phantom;
@@ -313,6 +314,7 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 		if (reused && (m->flags & MD_MOVED_RACES) && only_unmap_left(m, t, to + i))
 			reused = false;
 		*p = i < keep ? tmp[i] : (struct md_page){ .state = REG, .wiped = tmp[keep - 1].wiped };
+		p->vma = m->vmas;
 		p->unnamed = i >= keep;
 		p->hollow = false;
 		p->owner = tid;
@@ -393,8 +395,8 @@ static void op_silent(struct md *m, struct md_task *t, struct md_thread *th)
 		for (i = a + len; i < m->conf.pages && i < a + len + want && t->pg[i].state == FREE; i++) {
 			if (!may_grow(m, t, i))
 				break;
-			t->pg[i] = (struct md_page){ .state = REG, .owner = tid, .wiped = t->pg[i - 1].wiped,
-						  .reused = t->pg[i].reused, .unnamed = true,
+			t->pg[i] = (struct md_page){ .state = REG, .vma = t->pg[i - 1].vma, .owner = tid,
+						  .wiped = t->pg[i - 1].wiped, .reused = t->pg[i].reused, .unnamed = true,
 						  .phantom = t->pg[i].phantom, .ghost = t->pg[i].phantom };
 		}
 	}
