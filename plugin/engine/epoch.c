@@ -30,6 +30,7 @@
 #define COST_OCCUPIED 80 /* moved onto something */
 #define COST_GHOST 5	  /* onto what may not be there at all */
 #define COST_NOTHING 30	  /* moved from nothing that we know of; or from what has grown, which no message tells */
+#define COST_VACATED 60	  /* moved or unmapped, where a message before has left nothing: it had to grow since */
 #define COST_LATER 1	  /* a later message is about the same: is it older? */
 #define COST_LATE 8	  /* was read late, after what came later */
 #define COST_KERNEL 100	  /* the kernel has something where nothing should be, or nothing */
@@ -212,7 +213,7 @@ struct plan {
 	unsigned nodes, best_cost;
 	uint16_t *seq, *best; /* messages in order */
 	size_t nbest;
-	bool *done;
+	bool *done, *twice; /* of the log; see moves_on_twice() */
 	struct lp_view best_view;
 	struct lp_fact *facts;
 	size_t nfacts;
@@ -271,6 +272,25 @@ static unsigned doubtful_later(const struct plan *p, size_t i)
 		if (log[x].kind == MSG_UNMAP && !log[x].part && !p->done[x] && enables(&log[x], &log[i]))
 			return COST_LATER;
 	return 0;
+}
+
+/*
+ * Two later messages move the same part of what @i moves to its place on. Was
+ * one of them older than @i, and moved what was there before?
+ */
+static bool moves_on_twice(const struct plan *p, size_t i)
+{
+	const struct lp_msg *log = p->s->log, *m = &log[i], *x, *y;
+
+	for (x = m + 1; m->kind == MSG_REMAP && x < log + p->n; x++) {
+		if (x->kind != MSG_REMAP || !x->vacates || !overlap(x->from, x->len, m->to, m->len))
+			continue;
+		for (y = x + 1; y < log + p->n; y++)
+			if (y->kind == MSG_REMAP && overlap(y->from, y->len, x->from, x->len) &&
+			    overlap(y->from, y->len, m->to, m->len))
+				return true;
+	}
+	return false;
 }
 
 /* How unlikely is it that @x comes before what was read earlier? */
@@ -345,13 +365,53 @@ static size_t fixed_pair(const struct plan *p, size_t x)
 	return p->n;
 }
 
+/*
+ * The kernel moves one mapping as a whole, and UNMAP tells of something that
+ * was registered. So where @m takes something away that is not in @v, it has
+ * grown, which no message tells. Since one of the @n messages before has taken
+ * away what was there? That is unlikely.
+ */
+static bool from_vacated(const struct plan *p, const struct lp_view *v, size_t n, const struct lp_msg *m)
+{
+	uint64_t pos = m->from, end = m->from + m->len;
+	struct lp_range r;
+	size_t i;
+
+	if (m->kind == MSG_UNMAP && lp_map_overlaps(&v->extents, pos, end)) /* that is enough */
+		return false;
+	for (; pos < end; pos = r.end) {
+		if (!lp_map_next(&v->extents, pos, &r) || r.start >= end)
+			r.start = r.end = end;
+		for (i = 0; pos < r.start && i < n; i++) {
+			const struct lp_msg *x = &p->s->log[p->seq[i]];
+
+			if (x->kind != MSG_UNMAP && !x->vacates)
+				continue;
+			if (m->kind == MSG_UNMAP ? x->from <= pos && x->from + x->len >= end :
+						   overlap(x->from, x->len, pos, r.start - pos))
+				return true;
+		}
+	}
+	return false;
+}
+
+/* As msg_violation(), after the @n messages in p->seq, which have led to @v. */
+static unsigned violation(const struct plan *p, const struct lp_view *v, size_t n, const struct lp_msg *m)
+{
+	unsigned cost = msg_violation(v, m);
+
+	if ((m->kind == MSG_REMAP || m->kind == MSG_UNMAP) && from_vacated(p, v, n, m))
+		cost += COST_VACATED;
+	return cost;
+}
+
 /* From @v on, which @nseq messages have led to at @cost. Consumes @v. @pair: what must follow an UNMAP drawn before. */
 static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost, size_t pair)
 {
 	const struct lp_msg *log = p->s->log;
 	struct lp_pool *pool = &p->s->engine->pool;
 	size_t first = nseq, i = 0, x;
-	bool en[LOG_MAX];
+	bool en[LOG_MAX], look;
 	unsigned bad;
 	int rc = 0;
 
@@ -362,16 +422,17 @@ static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost,
 			rc = found(p, v, nseq, cost);
 			break;
 		}
-		bad = msg_violation(v, &log[i]) + doubtful_later(p, i);
-		if (bad)
+		bad = violation(p, v, nseq, &log[i]) + doubtful_later(p, i);
+		look = bad || p->twice[i];
+		if (look)
 			find_enablers(p, i, en);
-		for (x = i + 1; bad && !rc && x < p->n && p->nodes < SEARCH_MAX; x++) {
+		for (x = i + 1; look && !rc && x < p->n && p->nodes < SEARCH_MAX; x++) {
 			struct lp_view w;
 			unsigned c;
 
 			if (!en[x])
 				continue;
-			c = cost + lateness(p, x) + msg_violation(v, &log[x]);
+			c = cost + lateness(p, x) + violation(p, v, nseq, &log[x]);
 			if (pair < p->n && x != pair)
 				c += COST_LATE;
 			if (c >= p->best_cost)
@@ -428,6 +489,7 @@ static int base_view(struct lp_space *s, struct lp_view *v)
 static int order(struct plan *p, const struct lp_view *base)
 {
 	struct lp_view v;
+	size_t i;
 	int rc;
 
 	/* That of reading first: nothing is looked at that is less likely. */
@@ -436,6 +498,8 @@ static int order(struct plan *p, const struct lp_view *base)
 	rc = search(p, &v, 0, 0, p->n);
 	if (rc || !p->best_cost)
 		return rc;
+	for (i = 0; i < p->n; i++)
+		p->twice[i] = moves_on_twice(p, i);
 	p->nodes = 0;
 	view_clone(&v, base);
 	return search(p, &v, 0, 0, p->n);
@@ -500,12 +564,13 @@ int epoch_end(struct lp_space *s, bool force)
 	size_t i;
 	int rc;
 
-	p.seq = malloc(2 * p.n * sizeof(*p.seq) + p.n + 1); /* no message at all: a due child */
+	p.seq = malloc(2 * p.n * sizeof(*p.seq) + 2 * p.n + 1); /* no message at all: a due child */
 	if (!p.seq)
 		return -ENOMEM;
 	p.best = p.seq + p.n;
 	p.done = (bool *)(p.best + p.n);
-	memset(p.done, 0, p.n);
+	p.twice = p.done + p.n;
+	memset(p.done, 0, 2 * p.n);
 	rc = waiters_reserve(s);
 	if (!rc)
 		rc = base_view(s, &base);
