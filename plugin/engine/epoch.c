@@ -33,6 +33,7 @@
 #define COST_VACATED 60	  /* moved or unmapped, where a message before has left nothing: it had to grow since */
 #define COST_LATER 1	  /* a later message is about the same: is it older? */
 #define COST_LATE 8	  /* was read late, after what came later */
+#define COST_DEEP 8	  /* and what had come to its place meanwhile had been taken away again */
 #define COST_KERNEL 100	  /* the kernel has something where nothing should be, or nothing */
 #define COST_ABSENT 20	  /* and this may be MADV_DONTFORK */
 
@@ -293,6 +294,27 @@ static bool moves_on_twice(const struct plan *p, size_t i)
 	return false;
 }
 
+/*
+ * If @x is older than what was read before it, has something come to the place
+ * that @x left, and been taken away from there again, both read before @x? Then
+ * its message was late for two rounds. It is likelier that @x came last and took
+ * away what had come there, and that those who had made room were a little late.
+ */
+static bool deep(const struct plan *p, size_t x)
+{
+	const struct lp_msg *log = p->s->log, *l = &log[x], *m, *n;
+
+	for (m = log; m < l; m++) {
+		if (m->kind != MSG_REMAP || p->done[m - log] || !overlap(m->to, m->len, l->from, l->len))
+			continue;
+		for (n = m + 1; n < l; n++)
+			if ((n->kind == MSG_REMAP || n->kind == MSG_UNMAP) && !n->part && !p->done[n - log] &&
+			    overlap(n->from, n->len, m->to, m->len) && overlap(n->from, n->len, l->from, l->len))
+				return true;
+	}
+	return false;
+}
+
 /* How unlikely is it that @x comes before what was read earlier? */
 static unsigned lateness(const struct plan *p, size_t x)
 {
@@ -307,7 +329,7 @@ static unsigned lateness(const struct plan *p, size_t x)
 
 	for (i = 0; i < x; i++)
 		n += !p->done[i] && !log[i].part && log[i].kind != MSG_FORK;
-	return n;
+	return n + (deep(p, x) ? COST_DEEP : 0);
 }
 
 static int ask_kernel(struct plan *p)
