@@ -30,8 +30,10 @@
 #define COST_OCCUPIED 80 /* moved onto something */
 #define COST_GHOST 5	  /* onto what may not be there at all */
 #define COST_NOTHING 30	  /* moved from nothing that we know of; or from what has grown, which no message tells */
+#define COST_VACATED 60	  /* moved or unmapped, where a message before has left nothing: it had to grow since */
 #define COST_LATER 1	  /* a later message is about the same: is it older? */
 #define COST_LATE 8	  /* was read late, after what came later */
+#define COST_DEEP 8	  /* and what had come to its place meanwhile had been taken away again */
 #define COST_KERNEL 100	  /* the kernel has something where nothing should be, or nothing */
 #define COST_ABSENT 20	  /* and this may be MADV_DONTFORK */
 #define COST_GROWN 10	  /* ... but it is one mapping with what is in front: that has grown there */
@@ -214,7 +216,7 @@ struct plan {
 	unsigned nodes, best_cost;
 	uint16_t *seq, *best; /* messages in order */
 	size_t nbest;
-	bool *done;
+	bool *done, *twice; /* of the log; see moves_on_twice() */
 	struct lp_view best_view;
 	struct lp_fact *facts;
 	size_t nfacts;
@@ -281,6 +283,46 @@ static unsigned doubtful_later(const struct plan *p, size_t i)
 	return 0;
 }
 
+/*
+ * Two later messages move the same part of what @i moves to its place on. Was
+ * one of them older than @i, and moved what was there before?
+ */
+static bool moves_on_twice(const struct plan *p, size_t i)
+{
+	const struct lp_msg *log = p->s->log, *m = &log[i], *x, *y;
+
+	for (x = m + 1; m->kind == MSG_REMAP && x < log + p->n; x++) {
+		if (x->kind != MSG_REMAP || !x->vacates || !overlap(x->from, x->len, m->to, m->len))
+			continue;
+		for (y = x + 1; y < log + p->n; y++)
+			if (y->kind == MSG_REMAP && overlap(y->from, y->len, x->from, x->len) &&
+			    overlap(y->from, y->len, m->to, m->len))
+				return true;
+	}
+	return false;
+}
+
+/*
+ * If @x is older than what was read before it, has something come to the place
+ * that @x left, and been taken away from there again, both read before @x? Then
+ * its message was late for two rounds. It is likelier that @x came last and took
+ * away what had come there, and that those who had made room were a little late.
+ */
+static bool deep(const struct plan *p, size_t x)
+{
+	const struct lp_msg *log = p->s->log, *l = &log[x], *m, *n;
+
+	for (m = log; m < l; m++) {
+		if (m->kind != MSG_REMAP || p->done[m - log] || !overlap(m->to, m->len, l->from, l->len))
+			continue;
+		for (n = m + 1; n < l; n++)
+			if ((n->kind == MSG_REMAP || n->kind == MSG_UNMAP) && !n->part && !p->done[n - log] &&
+			    overlap(n->from, n->len, m->to, m->len) && overlap(n->from, n->len, l->from, l->len))
+				return true;
+	}
+	return false;
+}
+
 /* How unlikely is it that @x comes before what was read earlier? */
 static unsigned lateness(const struct plan *p, size_t x)
 {
@@ -295,7 +337,7 @@ static unsigned lateness(const struct plan *p, size_t x)
 
 	for (i = 0; i < x; i++)
 		n += !p->done[i] && !log[i].part && log[i].kind != MSG_FORK;
-	return n;
+	return n + (deep(p, x) ? COST_DEEP : 0);
 }
 
 static int ask_kernel(struct plan *p)
@@ -443,13 +485,53 @@ static size_t fixed_pair(const struct plan *p, size_t x)
 	return p->n;
 }
 
+/*
+ * The kernel moves one mapping as a whole, and UNMAP tells of something that
+ * was registered. So where @m takes something away that is not in @v, it has
+ * grown, which no message tells. Since one of the @n messages before has taken
+ * away what was there? That is unlikely.
+ */
+static bool from_vacated(const struct plan *p, const struct lp_view *v, size_t n, const struct lp_msg *m)
+{
+	uint64_t pos = m->from, end = m->from + m->len;
+	struct lp_range r;
+	size_t i;
+
+	if (m->kind == MSG_UNMAP && lp_map_overlaps(&v->extents, pos, end)) /* that is enough */
+		return false;
+	for (; pos < end; pos = r.end) {
+		if (!lp_map_next(&v->extents, pos, &r) || r.start >= end)
+			r.start = r.end = end;
+		for (i = 0; pos < r.start && i < n; i++) {
+			const struct lp_msg *x = &p->s->log[p->seq[i]];
+
+			if (x->kind != MSG_UNMAP && !x->vacates)
+				continue;
+			if (m->kind == MSG_UNMAP ? x->from <= pos && x->from + x->len >= end :
+						   overlap(x->from, x->len, pos, r.start - pos))
+				return true;
+		}
+	}
+	return false;
+}
+
+/* As msg_violation(), after the @n messages in p->seq, which have led to @v. */
+static unsigned violation(const struct plan *p, const struct lp_view *v, size_t n, const struct lp_msg *m)
+{
+	unsigned cost = msg_violation(v, m);
+
+	if ((m->kind == MSG_REMAP || m->kind == MSG_UNMAP) && from_vacated(p, v, n, m))
+		cost += COST_VACATED;
+	return cost;
+}
+
 /* From @v on, which @nseq messages have led to at @cost. Consumes @v. @pair: what must follow an UNMAP drawn before. */
 static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost, size_t pair)
 {
 	const struct lp_msg *log = p->s->log;
 	struct lp_pool *pool = &p->s->engine->pool;
 	size_t first = nseq, i = 0, x;
-	bool en[LOG_MAX];
+	bool en[LOG_MAX], look;
 	unsigned bad;
 	int rc = 0;
 
@@ -460,16 +542,17 @@ static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost,
 			rc = found(p, v, nseq, cost);
 			break;
 		}
-		bad = msg_violation(v, &log[i]) + doubtful_later(p, i);
-		if (bad)
+		bad = violation(p, v, nseq, &log[i]) + doubtful_later(p, i);
+		look = bad || p->twice[i];
+		if (look)
 			find_enablers(p, i, en);
-		for (x = i + 1; bad && !rc && x < p->n && p->nodes < SEARCH_MAX; x++) {
+		for (x = i + 1; look && !rc && x < p->n && p->nodes < SEARCH_MAX; x++) {
 			struct lp_view w;
 			unsigned c;
 
 			if (!en[x])
 				continue;
-			c = cost + lateness(p, x) + msg_violation(v, &log[x]);
+			c = cost + lateness(p, x) + violation(p, v, nseq, &log[x]);
 			if (pair < p->n && x != pair)
 				c += COST_LATE;
 			if (c >= p->best_cost)
@@ -526,6 +609,7 @@ static int base_view(struct lp_space *s, struct lp_view *v)
 static int order(struct plan *p, const struct lp_view *base)
 {
 	struct lp_view v;
+	size_t i;
 	int rc;
 
 	/* That of reading first: nothing is looked at that is less likely. */
@@ -534,6 +618,8 @@ static int order(struct plan *p, const struct lp_view *base)
 	rc = search(p, &v, 0, 0, p->n);
 	if (rc || !p->best_cost)
 		return rc;
+	for (i = 0; i < p->n; i++)
+		p->twice[i] = moves_on_twice(p, i);
 	p->nodes = 0;
 	view_clone(&v, base);
 	return search(p, &v, 0, 0, p->n);
@@ -598,12 +684,13 @@ int epoch_end(struct lp_space *s, bool force)
 	size_t i;
 	int rc;
 
-	p.seq = malloc(2 * p.n * sizeof(*p.seq) + p.n + 1); /* no message at all: a due child */
+	p.seq = malloc(2 * p.n * sizeof(*p.seq) + 2 * p.n + 1); /* no message at all: a due child */
 	if (!p.seq)
 		return -ENOMEM;
 	p.best = p.seq + p.n;
 	p.done = (bool *)(p.best + p.n);
-	memset(p.done, 0, p.n);
+	p.twice = p.done + p.n;
+	memset(p.done, 0, 2 * p.n);
 	rc = waiters_reserve(s);
 	if (!rc)
 		rc = base_view(s, &base);
