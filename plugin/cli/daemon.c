@@ -418,6 +418,7 @@ static int open_source(const struct opts *o, const char *dir, struct lp_tls *tls
 		struct lp_criu_conf cc = o->criu;
 
 		cc.timeout_ms = o->timeout_ms;
+		cc.tls = tls;
 		return lp_source_criu_open(*im, &cc, src, err);
 	}
 	if (rc || !o->nfrom)
@@ -567,7 +568,7 @@ static int work(void *arg)
 	test_delays();
 	rc = open_trace(run, &conf.trace, &err);
 	/* Local pages need none, whatever the caller says for CRIU's sake. */
-	if (!rc && o->nfrom)
+	if (!rc && (o->nfrom || is_live(o)))
 		rc = tls_load(&o->tls, &tls, &err);
 	if (!rc)
 		rc = open_source(o, run->dir, tls, &im, &src, &err);

@@ -13,12 +13,14 @@
 #include "base/log.h"
 #include "cli/background.h"
 #include "cli/cli.h"
+#include "cli/tls.h"
 #include "serve/page_server.h"
 
 struct opts {
 	const char *images_dir, *work_dir, *log_file, *pidfile, *address, *port;
 	int status_fd, verbosity;
 	bool daemon, lazy_pages, anywhere;
+	struct tls_opts tls;
 };
 
 static _Atomic bool stopped;
@@ -37,6 +39,7 @@ static void usage(FILE *f)
 	      "      --address HOST     listen here (default: 127.0.0.1)\n"
 	      "      --port PORT        0: any that is free\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
+	      LP_TLS_USAGE
 	      "  -d, --daemon           go to the background when listening\n"
 	      "      --pidfile FILE     write the daemon's pid\n"
 	      "      --status-fd N      write one zero byte there when listening\n"
@@ -62,6 +65,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "address", required_argument, NULL, ADDRESS },
 		{ "port", required_argument, NULL, PORT },
 		{ "insecure-listen-anywhere", no_argument, NULL, ANYWHERE },
+		LP_TLS_OPTIONS,
 		{ "no-default-config", no_argument, NULL, IGNORED },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
@@ -70,6 +74,8 @@ static int parse(int argc, char **argv, struct opts *o)
 	int c;
 
 	while ((c = getopt_long(argc, argv, "D:W:o:v::dh", longs, NULL)) != -1) {
+		if (tls_option(&o->tls, c, optarg))
+			continue;
 		switch (c) {
 		case LAZY:
 			o->lazy_pages = true;
@@ -159,14 +165,18 @@ int cmd_page_server(int argc, char **argv)
 	struct opts o = { .images_dir = ".", .address = "127.0.0.1", .status_fd = -1, .verbosity = LP_LOG_WARN };
 	struct lp_page_server p = { .listen_fd = -1 };
 	struct lp_err err = { "" };
+	struct lp_tls *tls = NULL;
 	char addr[300], *dir;
 	int rc, ready_fd = -1;
 	pid_t pid = 0;
 
 	if (parse(argc, argv, &o))
 		return 2;
+	/* Before chdir(): paths of certificates are the caller's. */
+	rc = tls_load(&o.tls, &tls, &err);
 	dir = realpath(o.images_dir, NULL);
-	rc = dir ? 0 : lp_err_sys(&err, -errno, "%s", o.images_dir);
+	if (!rc && !dir)
+		rc = lp_err_sys(&err, -errno, "%s", o.images_dir);
 	if (!rc && chdir(o.work_dir ? o.work_dir : dir))
 		rc = lp_err_sys(&err, -errno, "%s", o.work_dir ? o.work_dir : dir);
 	if (!rc) {
@@ -176,6 +186,7 @@ int cmd_page_server(int argc, char **argv)
 	}
 	if (!rc) {
 		p.dir = dir;
+		p.tls = tls;
 		p.anywhere = o.anywhere;
 		snprintf(addr, sizeof(addr), strchr(o.address, ':') ? "[%s]:%s" : "%s:%s", o.address, o.port);
 		rc = lp_addr_parse(addr, &p.addr, &err);
@@ -201,6 +212,7 @@ int cmd_page_server(int argc, char **argv)
 		rc = background_ready(ready_fd) ? 0 : lp_err(&err, -ECHILD, "it died at its start");
 		free(dir);
 		lp_page_server_close(&p);
+		lp_tls_put(tls);
 		return rc ? 1 : 0;
 	}
 	if (!rc)
@@ -211,6 +223,7 @@ int cmd_page_server(int argc, char **argv)
 			pr_err("%s", err.msg);
 	}
 	lp_page_server_close(&p);
+	lp_tls_put(tls);
 	free(dir);
 	return rc ? 1 : 0;
 }

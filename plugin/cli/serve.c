@@ -31,7 +31,7 @@ static void usage(FILE *f)
 	      "      --ingest DIR       receive checkpoints into DIR (lazypages push), which is served like --root\n"
 	      "      --criu-ingest NAME=ADDRESS  the pages of NAME from `criu dump --page-server` (repeatable)\n"
 	      "      --ingest-limit SIZE  the most that one checkpoint may take (default 1T)\n"
-	      "      --live NAME=criu:HOST:PORT[?layout=24|32]  the pages of NAME are still with a `criu dump\n"
+	      "      --live NAME=criu:HOST:PORT[?layout=24|32][&tls=no]  the pages of NAME are still with a `criu dump\n"
 	      "                         --lazy-pages`: fetch them once, keep them, serve them (repeatable)\n"
 	      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable)\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
@@ -109,6 +109,7 @@ static int add_live(struct args *a, const char *s)
 		return fprintf(stderr, "lazypages serve: --live: %s\n", err.msg), -EINVAL;
 	l->addr = c.addr;
 	l->layout = c.layout;
+	l->plain = c.plain;
 	a->conf.nlive++;
 	return 0;
 }

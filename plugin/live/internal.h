@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "live/live.h"
+#include "net/stream.h"
 
 #define PAGE UINT64_C(4096)
 /* Pages of a block: what is pinned, and given back, together. */
@@ -62,7 +63,7 @@ struct lp_live {
 	pthread_t thread;
 
 	/* wire.c */
-	int fd;
+	struct lp_stream s;
 	struct request sent[SENT_MAX];
 	unsigned sent_head, nsent;
 	uint64_t bulk_out; /* bytes asked for in bulk and not received */

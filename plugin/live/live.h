@@ -37,6 +37,7 @@ struct lp_live_range {
 
 struct lp_live_conf {
 	struct lp_addr addr;
+	struct lp_tls *tls;	  /* borrowed until lp_live_open() returns; NULL, or a UNIX socket: plain */
 	enum lp_ps_layout layout; /* not LP_PS_UNKNOWN */
 	unsigned timeout_ms;	  /* of connecting; a source that is not there yet is waited for */
 	const struct lp_live_range *ranges; /* sorted by obj, then start; disjoint; borrowed until close */

@@ -402,14 +402,13 @@ static void reset(struct lp_live *l)
 {
 	const struct linger hard = { 1, 0 };
 
-	if (l->fd >= 0)
-		setsockopt(l->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
+	if (l->s.fd >= 0)
+		setsockopt(l->s.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
 }
 
 static void live_free(struct lp_live *l)
 {
-	if (l->fd >= 0)
-		close(l->fd);
+	lp_stream_close(&l->s);
 	pthread_mutex_destroy(&l->lock);
 	pthread_cond_destroy(&l->came);
 	free(l->first);
@@ -431,7 +430,7 @@ int lp_live_open(const struct lp_live_conf *conf, struct lp_live **out, struct l
 	if (!l)
 		return lp_err(err, -ENOMEM, "out of memory");
 	l->conf = *conf;
-	l->fd = -1;
+	l->s = LP_STREAM_NONE;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

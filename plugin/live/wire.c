@@ -6,9 +6,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "live/internal.h"
 
@@ -21,9 +19,7 @@ static void flush(struct lp_live *l)
 	ssize_t n;
 
 	while (l->nout) {
-		n = send(l->fd, l->out, l->nout, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (n < 0 && errno == EINTR)
-			continue;
+		n = lp_stream_send(&l->s, &(struct iovec){ l->out, l->nout }, 1);
 		if (n <= 0)
 			return; /* full: the thread goes on; dead: it finds out */
 		l->nout -= n;
@@ -97,12 +93,15 @@ void live_pump(struct lp_live *l)
 
 static int await(struct lp_live *l)
 {
-	struct pollfd p = { .fd = l->fd };
+	struct pollfd p = { .fd = l->s.fd };
 	int n;
 
 	for (;;) {
 		if (atomic_load(&l->broken))
 			return -EINTR;
+		/* The rest of a TLS record, of which poll() knows nothing. */
+		if (lp_stream_pending(&l->s))
+			return 0;
 		pthread_mutex_lock(&l->lock);
 		flush(l);
 		p.events = POLLIN | (l->nout ? POLLOUT : 0);
@@ -122,15 +121,9 @@ static ssize_t take(struct lp_live *l, void *p, size_t len)
 	int rc;
 
 	for (;;) {
-		n = recv(l->fd, p, len, MSG_DONTWAIT);
-		if (n > 0)
-			return n;
-		if (!n)
-			return -EPIPE;
-		if (errno == EINTR)
-			continue;
-		if (errno != EAGAIN)
-			return -errno;
+		n = lp_stream_recv(&l->s, p, len);
+		if (n != -EAGAIN)
+			return n ? n : -EPIPE;
 		rc = await(l);
 		if (rc)
 			return rc;
@@ -176,26 +169,31 @@ static int dial(struct lp_live *l, struct lp_err *err)
 {
 	uint64_t end = lp_now() + l->conf.timeout_ms * UINT64_C(1000000), now;
 	const struct timespec pause = { .tv_nsec = 100000000 };
+	int fd;
 
 	for (;;) {
 		now = lp_now();
-		l->fd = lp_connect(&l->conf.addr, now < end ? (end - now) / 1000000 + 1 : 1, NULL, err);
-		if (l->fd >= 0)
-			return 0;
+		fd = lp_connect(&l->conf.addr, now < end ? (end - now) / 1000000 + 1 : 1, NULL, err);
+		if (fd >= 0)
+			break;
 		/* It may still be dumping. */
-		if (l->fd != -ECONNREFUSED || lp_now() >= end)
-			return l->fd;
+		if (fd != -ECONNREFUSED || lp_now() >= end)
+			return fd;
 		nanosleep(&pause, NULL);
 	}
+	l->s.fd = fd;
+	if (l->conf.addr.unix_path)
+		return 0;
+	return lp_stream_shake(&l->s, l->conf.tls, l->conf.addr.host, l->name, l->conf.timeout_ms, NULL, err);
 }
 
 static int wrong_peer(struct lp_live *l, int rc, struct lp_err *err)
 {
 	return lp_err(err, rc,
-		      "%s: %s to a request with a header of %d bytes: is it the page server of this dump? If it is, "
+		      "%s: %s to a request with a header of %d bytes: is it the page server of this dump%s? If it is, "
 		      "name its layout: --from 'criu:%s?layout=%d' (24: CRIU up to 4.1, 32: from 4.2 on)",
 		      l->name, rc == -ETIMEDOUT ? "no answer" : rc == -EBADMSG ? "a wrong answer" : "it hung up",
-		      (int)l->conf.layout, l->name, LP_PS_24 + LP_PS_32 - (int)l->conf.layout);
+		      (int)l->conf.layout, l->s.tls ? "" : ", and without --tls", l->name, LP_PS_24 + LP_PS_32 - (int)l->conf.layout);
 }
 
 int live_connect(struct lp_live *l, struct lp_err *err)
@@ -210,14 +208,16 @@ int live_connect(struct lp_live *l, struct lp_err *err)
 	if (rc || !l->npages)
 		return rc;
 	put(l, LP_PS_GET, 0, 1);
-	rc = lp_send_all(l->fd, l->out, l->nout, l->conf.timeout_ms, NULL);
+	rc = lp_stream_send_all(&l->s, l->out, l->nout, l->conf.timeout_ms, NULL);
 	l->nout = 0;
 	if (!rc)
-		rc = lp_recv_all(l->fd, head, l->conf.layout, l->conf.timeout_ms, NULL);
+		rc = lp_stream_recv_all(&l->s, head, l->conf.layout, l->conf.timeout_ms, NULL);
 	if (!rc && (lp_ps_get(head, l->conf.layout, &m) || !answers(l, &m, &q)))
 		rc = -EBADMSG;
 	if (!rc)
-		rc = lp_recv_all(l->fd, live_mem(l, 0), PAGE, l->conf.timeout_ms, NULL);
+		rc = lp_stream_recv_all(&l->s, live_mem(l, 0), PAGE, l->conf.timeout_ms, NULL);
+	if (rc && rc != -EBADMSG && lp_stream_why(&l->s)) /* with TLS 1.3 we hear only now what it thinks of us */
+		return lp_err(err, rc, "%s: %s", l->name, lp_stream_why(&l->s));
 	if (rc)
 		return wrong_peer(l, rc, err);
 	l->bytes = PAGE;
@@ -314,7 +314,7 @@ void *live_main(void *arg)
 		rc = bye ? on_close(l) : on_answer(l);
 	} while (!rc);
 	if (rc == -ESHUTDOWN) /* it waits for our end of the connection */
-		shutdown(l->fd, SHUT_WR);
+		lp_stream_end(&l->s);
 	if (rc == -ESHUTDOWN)
 		pr_info("%s: the source has sent what was asked for and takes its leave", l->name);
 	else if (rc == -EBADMSG)

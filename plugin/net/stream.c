@@ -150,6 +150,22 @@ int lp_stream_handshake_all(struct lp_stream *s, unsigned ms, const _Atomic bool
 	return rc;
 }
 
+int lp_stream_shake(struct lp_stream *s, struct lp_tls *t, const char *host, const char *who, unsigned ms,
+		    const _Atomic bool *stop, struct lp_err *err)
+{
+	int rc;
+
+	if (!t)
+		return 0;
+	rc = lp_stream_tls(s, t, false, host);
+	if (rc)
+		return lp_err(err, rc, "out of memory");
+	rc = lp_stream_handshake_all(s, ms, stop);
+	if (rc && lp_stream_why(s))
+		return lp_err(err, rc, "%s: %s", who, lp_stream_why(s));
+	return rc ? lp_err_sys(err, rc, "%s: TLS handshake", who) : 0;
+}
+
 int lp_stream_send_all(struct lp_stream *s, const void *p, size_t len, unsigned ms, const _Atomic bool *stop)
 {
 	uint64_t end = lp_now() + ms * UINT64_C(1000000);

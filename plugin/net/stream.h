@@ -38,6 +38,12 @@ int lp_stream_tls(struct lp_stream *s, struct lp_tls *t, bool server, const char
 int lp_stream_handshake(struct lp_stream *s);
 /* The same until it is done, within @ms; see lp_recv_all() for *stop. */
 int lp_stream_handshake_all(struct lp_stream *s, unsigned ms, const _Atomic bool *stop);
+/*
+ * A client's: TLS with @t (NULL: none) and the handshake, within @ms; on a
+ * failure @err says what is wrong with @who. The caller closes the stream.
+ */
+int lp_stream_shake(struct lp_stream *s, struct lp_tls *t, const char *host, const char *who, unsigned ms,
+		    const _Atomic bool *stop, struct lp_err *err);
 /* POLLIN or POLLOUT: what a handshake waits for. */
 short lp_stream_events(const struct lp_stream *s);
 

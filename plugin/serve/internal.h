@@ -7,8 +7,8 @@
  * starts at the front and is handed over once, with its hello. Checkpoints
  * belong to the store, are counted, and never change while they are open.
  *
- * Locks: store->lock (the lists of checkpoints), loop->lock (its inbox). Neither
- * is held while anything sleeps, but for the front, which opens checkpoints.
+ * Locks: store->lock (the lists of checkpoints), loop->lock (its inbox),
+ * policy_lock (certificates and access). None is held while anything sleeps.
  */
 #ifndef LP_SERVE_INTERNAL_H
 #define LP_SERVE_INTERNAL_H
@@ -212,8 +212,10 @@ enum ev_kind { EV_CONN, EV_WAKE, EV_LISTEN, EV_SIGNAL, EV_PS };
 struct server {
 	const struct lp_serve_conf *conf;
 	struct store *store;
-	struct lp_tls *tls;	/* of the front: for new connections; NULL: none */
-	struct access *access;	/* of the front; NULL: everybody may have everything */
+	/* Changed by the front only, which therefore reads them without the lock. */
+	pthread_mutex_t policy_lock;
+	struct lp_tls *tls;	/* for new connections; NULL: none */
+	struct access *access;	/* NULL: everybody may have everything */
 	struct loop front, urgent[URGENT_LOOPS], bulk[BULK_LOOPS_MAX];
 	unsigned nbulk;
 	_Atomic bool stopping;
@@ -244,12 +246,15 @@ void loop_news(struct loop *l);
 void loop_run(struct conn *c);
 /* Of the front: log what is wrong with client @who, if not too much of that was logged. */
 void server_complain(struct server *srv, const char *who, const char *what);
+/* For other threads than the front: a reference to srv->tls, or NULL; and access_ok() with srv->access. */
+struct lp_tls *server_tls(struct server *srv);
+bool server_allows(struct server *srv, const struct lp_stream *s, const char *name);
 /* After its hello: move a connection of the front to where its role is served. */
 void server_place(struct conn *c);
 
 /* sessions.c: a detached thread that counts as a session; it takes itself off srv->sessions. */
 int session_thread(struct server *srv, void *(*fn)(void *), void *arg);
-/* A CRIU has connected to the address of @conf; takes @fd. Of the front. */
-void session_start(struct server *srv, const struct lp_serve_ps *conf, int fd);
+/* A CRIU has connected to the address of @conf, with @tls; takes @fd. Of the front. */
+void session_start(struct server *srv, const struct lp_serve_ps *conf, bool tls, int fd);
 
 #endif

@@ -20,7 +20,7 @@ int lp_page_server_open(struct lp_page_server *p, struct lp_err *err)
 	n = ckpt_open("page-server", p->dir, NULL, false, &p->ckpt, err);
 	if (n)
 		return n;
-	n = lp_listen(&p->addr, p->anywhere, fds, 8, err);
+	n = lp_listen(&p->addr, p->anywhere || p->tls, fds, 8, err);
 	if (n < 0)
 		return n;
 	/* One connection is served, so one socket will do. */
@@ -37,22 +37,27 @@ int lp_page_server_run(struct lp_page_server *p, const _Atomic bool *stop, struc
 	char size[16];
 	int rc;
 
-	do {
+	for (;;) {
 		if (atomic_load(stop))
 			return lp_err(err, -EINTR, "a signal before anybody came");
 		if (poll(&pfd, 1, 100) < 0 && errno != EINTR)
 			return lp_err_sys(err, -errno, "poll");
-		s.fd = accept4(p->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	} while (s.fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED));
-	if (s.fd < 0)
-		return lp_err_sys(err, -errno, "accept");
+		s.s = (struct lp_stream){ .fd = accept4(p->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK) };
+		if (s.s.fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+			return lp_err_sys(err, -errno, "accept");
+		if (s.s.fd < 0)
+			continue;
+		lp_tune(s.s.fd);
+		if (!p->tls || !ps_shake(&s, p->tls, err))
+			break;
+		/* A stranger does not end it for the one who is to come. */
+		pr_warn("%s", err->msg);
+		ps_close(&s, false);
+	}
 	close(p->listen_fd);
 	p->listen_fd = -1;
-	lp_tune(s.fd);
 	rc = ps_serve(&s, p->ckpt, err);
-	if (rc)
-		ps_reset(s.fd);
-	close(s.fd);
+	ps_close(&s, !rc);
 	pr_msg("page-server: %s sent", lp_size_str(s.bytes, size, sizeof(size)));
 	return rc;
 }

@@ -7,13 +7,15 @@
 
 #include "base/err.h"
 #include "net/addr.h"
+#include "net/tls.h"
 
 struct ckpt;
 
 struct lp_page_server {
 	const char *dir;
 	struct lp_addr addr;
-	bool anywhere; /* beyond loopback without TLS */
+	struct lp_tls *tls; /* borrowed; NULL: none */
+	bool anywhere;	    /* beyond loopback without TLS */
 	int listen_fd; /* -1 at first */
 	struct ckpt *ckpt;
 };

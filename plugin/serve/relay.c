@@ -103,6 +103,7 @@ static int map_files(struct relay *r, struct lp_err *err)
 static int begin(struct relay *r, struct lp_err *err)
 {
 	struct lp_live_conf conf;
+	struct lp_tls *tls;
 	size_t i, k;
 	bool any = false;
 	int rc;
@@ -127,11 +128,12 @@ static int begin(struct relay *r, struct lp_err *err)
 		rc = find_ranges(r, err);
 	if (rc)
 		return rc;
+	tls = r->conf->plain ? NULL : server_tls(r->srv);
 	conf = (struct lp_live_conf){
 		.addr = r->conf->addr,
 		.layout = r->conf->layout ? (enum lp_ps_layout)r->conf->layout :
 			  lp_images_wide(r->thin) ? LP_PS_32 : LP_PS_24,
-		.timeout_ms = 10000, .ranges = r->ranges, .nranges = r->nranges, .keep = true,
+		.tls = tls, .timeout_ms = 10000, .ranges = r->ranges, .nranges = r->nranges, .keep = true,
 		.arrived = arrived, .arg = r,
 	};
 	/* The images may be here before the dump has begun to serve, but not the other way round. */
@@ -139,6 +141,7 @@ static int begin(struct relay *r, struct lp_err *err)
 		rc = lp_live_open(&conf, &r->live, err);
 	} while ((rc == -ECONNREFUSED || rc == -EHOSTUNREACH || rc == -ENETUNREACH) && !atomic_load(&r->srv->stopping) &&
 		 (nap(), true));
+	lp_tls_put(tls);
 	return rc;
 }
 

@@ -112,7 +112,7 @@ static void on_listen(struct loop *l, const struct listener *li)
 		}
 		if (li->ps) {
 			lp_tune(fd);
-			session_start(l->srv, li->ps, fd);
+			session_start(l->srv, li->ps, li->tls, fd);
 			continue;
 		}
 		if (atomic_load(&l->srv->strangers) >= STRANGERS_MAX)
@@ -143,11 +143,33 @@ static int load_policy(struct server *srv, struct lp_err *err)
 		access_free(access);
 		return rc;
 	}
+	pthread_mutex_lock(&srv->policy_lock);
 	access_free(srv->access);
 	srv->access = access;
 	lp_tls_put(srv->tls);
 	srv->tls = tls;
+	pthread_mutex_unlock(&srv->policy_lock);
 	return 0;
+}
+
+struct lp_tls *server_tls(struct server *srv)
+{
+	struct lp_tls *t;
+
+	pthread_mutex_lock(&srv->policy_lock);
+	t = lp_tls_get(srv->tls);
+	pthread_mutex_unlock(&srv->policy_lock);
+	return t;
+}
+
+bool server_allows(struct server *srv, const struct lp_stream *s, const char *name)
+{
+	bool ok;
+
+	pthread_mutex_lock(&srv->policy_lock);
+	ok = access_ok(srv->access, s, name);
+	pthread_mutex_unlock(&srv->policy_lock);
+	return ok;
 }
 
 static void stop(struct server *srv)
@@ -215,7 +237,7 @@ static int watch(struct loop *l, struct listener *li, int kind, int fd)
 
 static int listen_on(struct front *f, const struct lp_addr *a, const struct lp_serve_ps *ps, struct lp_err *err)
 {
-	bool tls = f->srv.tls && !a->unix_path && !ps;
+	bool tls = f->srv.tls && !a->unix_path;
 	int fds[8], n, k;
 	char name[300];
 
@@ -368,6 +390,7 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 	raise_files(conf->max_clients);
 
 	pthread_mutex_init(&srv->ingest_lock, NULL);
+	pthread_mutex_init(&srv->policy_lock, NULL);
 	srv->ingest_fd = -1;
 	rc = load_policy(srv, err);
 	if (!rc && conf->ingest) {
@@ -422,6 +445,7 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 	if (srv->ingest_fd >= 0)
 		close(srv->ingest_fd);
 	pthread_mutex_destroy(&srv->ingest_lock);
+	pthread_mutex_destroy(&srv->policy_lock);
 	free(f);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return rc;

@@ -25,6 +25,7 @@ struct lp_serve_live {
 	char name[129], text[300]; /* text: the URL, for messages */
 	struct lp_addr addr;
 	int layout; /* of CRIU's headers, 24 or 32 bytes; 0: as its images say */
+	bool plain; /* although there is TLS */
 };
 
 /* Everything is borrowed until lp_serve_run() returns. */

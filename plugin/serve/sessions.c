@@ -16,10 +16,24 @@
 struct session {
 	struct server *srv;
 	const struct lp_serve_ps *conf;
-	struct ckpt *ckpt; /* a reference; or */
-	struct ingest *in;
+	struct lp_tls *tls; /* a reference, or NULL */
 	int fd;
 };
+
+/* What it wants, by the address that it came to: *c, a reference, or *in. */
+static int admit(const struct session *x, struct ps *s, struct ckpt **c, struct ingest **in, struct lp_err *err)
+{
+	struct server *srv = x->srv;
+	int rc = x->tls ? ps_shake(s, x->tls, err) : 0;
+
+	if (rc)
+		return rc;
+	if (!server_allows(srv, &s->s, x->conf->name))
+		return lp_err(err, -EACCES, "%s: --access does not allow it to this client", s->who);
+	if (x->conf->ingest)
+		return ingest_begin(srv, x->conf->name, true, in, err);
+	return store_get(srv->store, x->conf->name, c, err);
+}
 
 static void *session_main(void *arg)
 {
@@ -27,23 +41,26 @@ static void *session_main(void *arg)
 	struct server *srv = x->srv;
 	struct lp_err err = { "" };
 	char who[LP_CKPT_NAME_MAX + 32], size[16];
-	struct ps s = { .fd = x->fd, .who = who, .ms = srv->conf->idle_ms, .stop = &srv->leave };
+	struct ps s = { .s = { .fd = x->fd }, .who = who, .ms = srv->conf->idle_ms, .stop = &srv->leave };
+	struct ckpt *c = NULL;
+	struct ingest *in = NULL;
 	uint64_t t0 = lp_now();
 	int rc;
 
 	snprintf(who, sizeof(who), "%s (CRIU)", x->conf->name);
-	rc = x->in ? ps_receive(&s, x->in, &err) : ps_serve(&s, x->ckpt, &err);
-	if (rc) {
+	rc = admit(x, &s, &c, &in, &err);
+	if (rc)
+		pr_warn("%s: a CRIU is refused: %s", x->conf->name, err.msg);
+	else if ((rc = in ? ps_receive(&s, in, &err) : ps_serve(&s, c, &err)))
 		pr_warn("%s", err.msg);
-		ps_reset(x->fd);
-	}
+	ps_close(&s, !rc);
 	pr_info("%s: %s in %.3f s", who, lp_size_str(s.bytes, size, sizeof(size)), (lp_now() - t0) / 1e9);
 	atomic_fetch_add_explicit(&srv->served, s.bytes, memory_order_relaxed);
-	close(x->fd);
-	if (x->ckpt)
-		store_put(srv->store, x->ckpt);
-	if (x->in)
-		ingest_end(srv, x->in);
+	if (c)
+		store_put(srv->store, c);
+	if (in)
+		ingest_end(srv, in);
+	lp_tls_put(x->tls);
 	free(x);
 	atomic_fetch_sub(&srv->sessions, 1);
 	return NULL;
@@ -67,31 +84,20 @@ int session_thread(struct server *srv, void *(*fn)(void *), void *arg)
 	return rc;
 }
 
-void session_start(struct server *srv, const struct lp_serve_ps *conf, int fd)
+void session_start(struct server *srv, const struct lp_serve_ps *conf, bool tls, int fd)
 {
 	struct session *x = calloc(1, sizeof(*x));
-	struct lp_err err = { "out of memory" };
-	int rc = x ? 0 : -ENOMEM;
+	struct ps s = { .s = { .fd = fd } };
+	int rc = -ENOMEM;
 
-	if (!rc && conf->ingest)
-		rc = ingest_begin(srv, conf->name, true, &x->in, &err);
-	else if (!rc)
-		rc = store_get(srv->store, conf->name, &x->ckpt, &err);
-	if (!rc) {
-		x->srv = srv;
-		x->conf = conf;
-		x->fd = fd;
+	if (x) {
+		*x = (struct session){ .srv = srv, .conf = conf, .tls = tls ? lp_tls_get(srv->tls) : NULL, .fd = fd };
 		rc = session_thread(srv, session_main, x);
 		if (!rc)
 			return;
-		lp_err_sys(&err, rc, rc == -EBUSY ? "--max-clients" : "cannot start a thread");
+		lp_tls_put(x->tls);
+		free(x);
 	}
-	pr_warn("%s: a CRIU is refused: %s", conf->name, err.msg);
-	if (x && x->ckpt)
-		store_put(srv->store, x->ckpt);
-	if (x && x->in)
-		ingest_end(srv, x->in);
-	free(x);
-	ps_reset(fd);
-	close(fd);
+	pr_warn("%s: a CRIU is refused: %s", conf->name, rc == -EBUSY ? "--max-clients" : strerror(-rc));
+	ps_close(&s, false);
 }

@@ -233,7 +233,7 @@ int lp_source_criu_open(const struct lp_images *im, const struct lp_criu_conf *c
 	}
 	if (!rc) {
 		lc = (struct lp_live_conf){
-			.addr = conf->addr,
+			.addr = conf->addr, .tls = conf->plain ? NULL : conf->tls,
 			.layout = conf->layout ? conf->layout : lp_images_wide(im) ? LP_PS_32 : LP_PS_24,
 			.timeout_ms = conf->timeout_ms, .ranges = c->ranges, .nranges = c->nranges, .ahead = AHEAD,
 			.cache = conf->cache ? conf->cache : CACHE,
@@ -278,11 +278,13 @@ int lp_criu_url_parse(const char *s, struct lp_criu_conf *conf, struct lp_err *e
 			conf->all = true;
 		else if (!strcmp(opt, "pages=missing"))
 			conf->all = false;
+		else if (!strcmp(opt, "tls=no"))
+			conf->plain = true;
 		else if (sscanf(opt, "cache=%u%c", &mib, &c) == 1 && mib)
 			conf->cache = (uint64_t)mib << 20;
 		else
 			rc = lp_err(err, -EINVAL,
-				    "%s: what is `%s`? layout=24, layout=32, pages=missing, pages=all or cache=MiB", s, opt);
+				    "%s: what is `%s`? layout=24, layout=32, pages=missing, pages=all, tls=no or cache=MiB", s, opt);
 	}
 	return rc;
 }

@@ -14,11 +14,13 @@ struct lp_criu_conf {
 	struct lp_addr addr;
 	enum lp_ps_layout layout; /* LP_PS_UNKNOWN: that of the CRIU that wrote the images */
 	bool all; /* also lazy pages that the top images have, as stock does; what is in parents never */
+	struct lp_tls *tls; /* borrowed until open returns; NULL: none */
+	bool plain;	    /* although there is TLS: the URL says tls=no */
 	unsigned timeout_ms;
 	uint64_t cache; /* bytes of taken pages to keep; 0: a default */
 };
 
-/* criu:HOST:PORT[?OPTION[&OPTION]]: layout=24, layout=32, pages=missing, pages=all, cache=MiB. */
+/* criu:HOST:PORT[?OPTION[&OPTION]]: layout=24, layout=32, pages=missing, pages=all, cache=MiB, tls=no. */
 bool lp_criu_url_is(const char *s);
 int lp_criu_url_parse(const char *s, struct lp_criu_conf *conf, struct lp_err *err);
 

@@ -84,19 +84,6 @@ static int hello(struct lp_stream *s, const struct lp_url *u, enum lp_role role,
 	return 0;
 }
 
-static int shake(struct lp_stream *s, const struct lp_url *u, struct lp_tls *tls, unsigned ms,
-		 const _Atomic bool *stop, struct lp_err *err)
-{
-	int rc = lp_stream_tls(s, tls, false, u->addr.host);
-
-	if (rc)
-		return lp_err(err, rc, "out of memory");
-	rc = lp_stream_handshake_all(s, ms, stop);
-	if (rc && lp_stream_why(s))
-		return lp_err(err, rc, "%s: %s", u->text, lp_stream_why(s));
-	return rc ? lp_err_sys(err, rc, "%s: TLS handshake", u->text) : 0;
-}
-
 int lp_dial(const struct lp_url *u, struct lp_tls *tls, enum lp_role role, const uint8_t *ident, uint32_t encodings,
 	    unsigned ms, const _Atomic bool *stop, struct lp_stream *s, struct lp_welcome *w, struct lp_err *err)
 {
@@ -106,8 +93,8 @@ int lp_dial(const struct lp_url *u, struct lp_tls *tls, enum lp_role role, const
 	s->fd = lp_connect(&u->addr, ms, stop, err);
 	if (s->fd < 0)
 		return s->fd;
-	if (tls && !u->addr.unix_path)
-		rc = shake(s, u, tls, ms, stop, err);
+	if (!u->addr.unix_path)
+		rc = lp_stream_shake(s, tls, u->addr.host, u->text, ms, stop, err);
 	if (!rc)
 		rc = hello(s, u, role, ident, encodings, ms, stop, w, err);
 	if (rc)

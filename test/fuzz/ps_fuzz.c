@@ -168,7 +168,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	setsockopt(sv[0], SOL_SOCKET, SO_SNDBUF, &big, sizeof(big));
 	MUST(send(sv[1], input, n, MSG_NOSIGNAL) == (ssize_t)n);
 	shutdown(sv[1], SHUT_WR);
-	s.fd = sv[0];
+	s.s.fd = sv[0];
 	if (*data & 1) {
 		receive(&s);
 	} else {

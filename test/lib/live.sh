@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # Live migration from shell, source and destination in pid namespaces of their own on one machine. Source it after
-# lib/criu.sh and lib/net.sh.
+# lib/criu.sh and lib/net.sh, for live_tls lib/pki.sh too.
 
 CRIU_OLD=${CRIU_OLD:-$LP_ROOT/build/bin/criu-4.1.1}
 
@@ -11,6 +11,7 @@ live_setup()
 {
 	local f
 
+	LIVE_TLS_SRC=() LIVE_TLS_DST=()
 	LAZYPAGES=${LAZYPAGES:-$LP_ROOT/build/bin/lazypages}
 	PROG=$LP_ROOT/build/test/criu/oracle_prog
 	lp_need root criu python3 nsenter
@@ -22,6 +23,17 @@ live_setup()
 	work=$LP_TMP/work SRC=$LP_TMP/src DST=$LP_TMP/dst
 	live_limit /proc/sys/fs/pipe-user-pages-soft 0
 	live_limit /proc/sys/fs/pipe-max-size 4194304
+}
+
+# live_tls NAME OPTION...: into LIVE_TLS_SRC and LIVE_TLS_DST, what the source's and the destination's commands get.
+# Certificates are in $LP_TMP/pki (lib/pki.sh). CRIU wants those of clients too to be for the address that it listens on.
+live_tls()
+{
+	[ -d "$LP_TMP/pki" ] || pki_make "$LP_TMP/pki"
+	LIVE_TLS_SRC=(--tls --tls-cacert "$LP_TMP/pki/ca.pem" --tls-cert "$LP_TMP/pki/server.pem"
+		--tls-key "$LP_TMP/pki/server.key" --tls-no-cn-verify)
+	LIVE_TLS_DST=(--tls --tls-cacert "$LP_TMP/pki/ca.pem" --tls-cert "$LP_TMP/pki/client.pem"
+		--tls-key "$LP_TMP/pki/client.key")
 }
 
 # live_limit FILE VALUE: for as long as this script runs.
@@ -101,10 +113,12 @@ live_dump_task()
 	SRC_PORT=$(free_port)
 	(
 		lp_exec nsenter --target "$SRC_NS" --pid --mount --net --wd="$PWD" sh -c '
-			"$1" dump --no-default-config -t "$2" -D "$3/img" -o dump.log -v4 --lazy-pages \
-				--address "$5" --port "$4" --status-fd 1 > "$3/serving"
-			echo $? > "$3/status.tmp"
-			mv "$3/status.tmp" "$3/status"' sh "$1" "$SRC_PID" "$SRC" "$SRC_PORT" "$2"
+			criu=$1 pid=$2 d=$3 port=$4 address=$5
+			shift 5
+			"$criu" dump --no-default-config -t "$pid" -D "$d/img" -o dump.log -v4 --lazy-pages \
+				--address "$address" --port "$port" --status-fd 1 "$@" > "$d/serving"
+			echo $? > "$d/status.tmp"
+			mv "$d/status.tmp" "$d/status"' sh "$1" "$SRC_PID" "$SRC" "$SRC_PORT" "$2" "${LIVE_TLS_SRC[@]}"
 	) < /dev/null 2>> "$SRC/dump.err" &
 	disown $!
 	wait_for 60 live_serving || { lp_say "the dump failed"; lp_tail "$SRC/img/dump.log"; return 1; }
@@ -131,7 +145,7 @@ live_serve()
 			shift
 			"$@" > "$d/serving"
 			echo $? > "$d/status.tmp"
-			mv "$d/status.tmp" "$d/status"' sh "$SRC" "$@" --port "$SRC_PORT" --status-fd 1
+			mv "$d/status.tmp" "$d/status"' sh "$SRC" "$@" --port "$SRC_PORT" --status-fd 1 "${LIVE_TLS_SRC[@]}"
 	) < /dev/null 2>> "$SRC/serve.err" &
 	disown $!
 	wait_for 30 live_serving || { lp_say "no server"; lp_tail "$SRC/serve.err" "$SRC"/*.log; return 1; }
@@ -158,7 +172,7 @@ live_copy() { rm -rf "$DST"; cp -r "$SRC/img" "$DST"; rm -f "$DST"/*.log; }
 live_ours()
 {
 	live_copy
-	live_client "$LAZYPAGES" daemon -D "$DST" -W "$DST" -o lazy-pages.log -v3 --timeout 5 "$@"
+	live_client "$LAZYPAGES" daemon -D "$DST" -W "$DST" -o lazy-pages.log -v3 --timeout 5 "${LIVE_TLS_DST[@]}" "$@"
 }
 # As callers of `criu lazy-pages` say it.
 live_daemon() { live_ours --page-server --address 127.0.0.1 --port "$SRC_PORT"; }
@@ -167,7 +181,7 @@ live_stock()
 {
 	live_copy
 	live_client "$1" lazy-pages --no-default-config -D "$DST" -W "$DST" -o lazy-pages.log -v4 \
-		--page-server --address 127.0.0.1 --port "$SRC_PORT"
+		--page-server --address 127.0.0.1 --port "$SRC_PORT" "${LIVE_TLS_DST[@]}"
 }
 
 # live_restore [CRIU]: in the destination namespace; the oracle begins to change its memory at once.
