@@ -38,6 +38,7 @@ struct opts {
 	struct tls_opts tls;
 	enum lp_lost on_lost;
 	unsigned lost_after;
+	enum lp_verify verify;
 	/* CRIU's own page server: by --page-server, or by --from criu: */
 	const char *address, *port, *from_criu;
 	struct lp_criu_conf criu;
@@ -73,6 +74,8 @@ static void usage(FILE *f)
 	      "      --on-lost-pages WHAT  pages that cannot be had: wait (default) for ever, poison (who touches\n"
 	      "                         one gets SIGBUS) or kill the restored tasks\n"
 	      "      --lost-after SECONDS  of trying in vain (default 60)\n"
+	      "      --verify WHAT      local pages, by the checkpoint's seal (lazypages seal): auto (default) if\n"
+	      "                         there is one, require or no\n"
 	      LP_TLS_USAGE
 	      "      --tls-no-cn-verify  do not ask whether the certificate is for the host in URL\n"
 	      "      --no-default-config  accepted for CRIU's sake\n"
@@ -94,6 +97,7 @@ enum {
 	OPT_TIMEOUT,
 	OPT_ON_LOST,
 	OPT_LOST_AFTER,
+	OPT_VERIFY,
 	OPT_TRACE,
 	OPT_ADDRESS,
 	OPT_PORT,
@@ -106,6 +110,12 @@ static int parse_number(const char *s, long min, long max, long *v)
 	errno = 0;
 	*v = strtol(s, &end, 10);
 	return errno || end == s || *end || *v < min || *v > max ? -EINVAL : 0;
+}
+
+/* Do pages come from elsewhere than files here? */
+static bool is_from(const struct opts *o)
+{
+	return o->nfrom || o->from_criu || o->page_server;
 }
 
 static int add_from(struct opts *o, const char *s)
@@ -166,6 +176,12 @@ static int parse_page_server(struct opts *o)
 		fputs("lazypages daemon: --from: pages come from a live source or from servers, not from both\n", stderr);
 		return -EINVAL;
 	}
+	if (o->verify == LP_VERIFY_REQUIRE && is_from(o)) {
+		fputs("lazypages daemon: --verify=require: only for pages from files here; servers verify their own "
+		      "(lazypages serve --verify)\n",
+		      stderr);
+		return -EINVAL;
+	}
 	return 0;
 }
 
@@ -190,6 +206,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "timeout", required_argument, NULL, OPT_TIMEOUT },
 		{ "on-lost-pages", required_argument, NULL, OPT_ON_LOST },
 		{ "lost-after", required_argument, NULL, OPT_LOST_AFTER },
+		{ "verify", required_argument, NULL, OPT_VERIFY },
 		{ "trace", required_argument, NULL, OPT_TRACE },
 		{ "address", required_argument, NULL, OPT_ADDRESS },
 		{ "port", required_argument, NULL, OPT_PORT },
@@ -290,6 +307,12 @@ static int parse(int argc, char **argv, struct opts *o)
 				return -EINVAL;
 			}
 			o->lost_after = v;
+			break;
+		case OPT_VERIFY:
+			if (lp_verify_parse(optarg, &o->verify)) {
+				fprintf(stderr, "lazypages daemon: --verify takes auto, require or no, not `%s`\n", optarg);
+				return -EINVAL;
+			}
 			break;
 		case OPT_TRACE:
 			o->trace_file = optarg;
@@ -392,6 +415,26 @@ static void test_delays(void)
 	lp_uffd_inject_delays(seed, us);
 }
 
+/* Pages from the files, verified if they are sealed. */
+static int open_local(const struct opts *o, const char *dir, const struct lp_images *im, struct lp_source **src,
+		      struct lp_err *err)
+{
+	struct lp_seal *seal;
+	int rc = lp_seal_open(im, dir, o->verify, &seal, err);
+
+	if (!rc)
+		rc = lp_source_local_open(im, src, err);
+	if (rc) {
+		lp_seal_close(seal);
+		return rc;
+	}
+	if (seal) {
+		pr_info("pages are verified by " LP_SEAL_FILE);
+		lp_source_local_verify(*src, seal);
+	}
+	return 0;
+}
+
 /* Images and the source of their pages: from the directory, or with --from from servers. */
 static int open_source(const struct opts *o, const char *dir, struct lp_tls *tls, struct lp_images **im,
 		       struct lp_source **src, struct lp_err *err)
@@ -421,7 +464,7 @@ static int open_source(const struct opts *o, const char *dir, struct lp_tls *tls
 		return lp_source_criu_open(*im, &cc, src, err);
 	}
 	if (rc || !o->nfrom)
-		return rc ? rc : lp_source_local_open(*im, src, err);
+		return rc ? rc : open_local(o, dir, *im, src, err);
 	rc = lp_images_ident(*im, dir, conf.ident, err);
 	if (!rc && fetched && memcmp(conf.ident, told, sizeof(told)))
 		rc = lp_err(err, -EINVAL, "%s: the fetched images are not what %s has: remove them and try again", dir,
@@ -651,7 +694,7 @@ int cmd_daemon(int argc, char **argv)
 	struct run run = { .o = &o, .ready_fd = -1 };
 	struct lp_err err = { "" };
 	pid_t pid = 0, old_anchor = 0;
-	char *dir = NULL;
+	char *dir = NULL, seal[4096];
 	int rc, status = 1;
 
 	if (parse(argc, argv, &o))
@@ -669,6 +712,11 @@ int cmd_daemon(int argc, char **argv)
 			free(dir);
 			return wait_ready(run.ready_fd, pid);
 		}
+	}
+	/* Decided once: a seal that vanishes must not mean for the next worker that there never was one. */
+	if (!rc && o.verify == LP_VERIFY_AUTO && !is_from(&o)) {
+		snprintf(seal, sizeof(seal), "%s/" LP_SEAL_FILE, dir);
+		o.verify = access(seal, F_OK) && errno == ENOENT ? LP_VERIFY_NO : LP_VERIFY_REQUIRE;
 	}
 	if (!rc && o.take_over)
 		rc = lp_guard_take_over(&run.j, &old_anchor, (int *[]){ &run.ready_fd, &o.status_fd, NULL }, &err);

@@ -19,6 +19,7 @@ struct opts {
 	const char *images_dir, *work_dir, *log_file, *pidfile, *address, *port;
 	int status_fd, verbosity;
 	bool daemon, lazy_pages, anywhere;
+	enum lp_verify verify;
 };
 
 static _Atomic bool stopped;
@@ -36,6 +37,7 @@ static void usage(FILE *f)
 	      "  -W, --work-dir DIR     log and pid file go here (default: images dir)\n"
 	      "      --address HOST     listen here (default: 127.0.0.1)\n"
 	      "      --port PORT        0: any that is free\n"
+	      "      --verify WHAT      pages, by the checkpoint's seal: auto (default), require or no\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
 	      "  -d, --daemon           go to the background when listening\n"
 	      "      --pidfile FILE     write the daemon's pid\n"
@@ -49,7 +51,7 @@ static void usage(FILE *f)
 
 static int parse(int argc, char **argv, struct opts *o)
 {
-	enum { PIDFILE = 256, STATUS, LAZY, ADDRESS, PORT, ANYWHERE, IGNORED };
+	enum { PIDFILE = 256, STATUS, LAZY, ADDRESS, PORT, ANYWHERE, VERIFY, IGNORED };
 	static const struct option longs[] = {
 		{ "lazy-pages", no_argument, NULL, LAZY },
 		{ "images-dir", required_argument, NULL, 'D' },
@@ -61,6 +63,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "status-fd", required_argument, NULL, STATUS },
 		{ "address", required_argument, NULL, ADDRESS },
 		{ "port", required_argument, NULL, PORT },
+		{ "verify", required_argument, NULL, VERIFY },
 		{ "insecure-listen-anywhere", no_argument, NULL, ANYWHERE },
 		{ "no-default-config", no_argument, NULL, IGNORED },
 		{ "help", no_argument, NULL, 'h' },
@@ -108,6 +111,12 @@ static int parse(int argc, char **argv, struct opts *o)
 			break;
 		case ANYWHERE:
 			o->anywhere = true;
+			break;
+		case VERIFY:
+			if (lp_verify_parse(optarg, &o->verify))
+				return fprintf(stderr, "lazypages page-server: --verify takes auto, require or no, not `%s`\n",
+					       optarg),
+				       -EINVAL;
 			break;
 		case IGNORED:
 			break;
@@ -177,6 +186,7 @@ int cmd_page_server(int argc, char **argv)
 	if (!rc) {
 		p.dir = dir;
 		p.anywhere = o.anywhere;
+		p.verify = o.verify;
 		snprintf(addr, sizeof(addr), strchr(o.address, ':') ? "[%s]:%s" : "%s:%s", o.address, o.port);
 		rc = lp_addr_parse(addr, &p.addr, &err);
 	}

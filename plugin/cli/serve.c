@@ -33,6 +33,8 @@ static void usage(FILE *f)
 	      "      --ingest-limit SIZE  the most that one checkpoint may take (default 1T)\n"
 	      "      --live NAME=criu:HOST:PORT[?layout=24|32]  the pages of NAME are still with a `criu dump\n"
 	      "                         --lazy-pages`: fetch them once, keep them, serve them (repeatable)\n"
+	      "      --verify WHAT      pages, by the seals of the checkpoints (lazypages seal): auto (default) where\n"
+	      "                         there is one, require or no\n"
 	      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable)\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
 	      LP_TLS_USAGE
@@ -116,7 +118,7 @@ static int add_live(struct args *a, const char *s)
 static int parse(int argc, char **argv, struct args *a)
 {
 	enum { ROOT = 256, CRIU, CRIU_INGEST, LIVE, INGEST, INGEST_LIMIT, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS,
-	       ACCESS };
+	       ACCESS, VERIFY };
 	static const struct option longs[] = {
 		{ "root", required_argument, NULL, ROOT },
 		{ "criu", required_argument, NULL, CRIU },
@@ -129,6 +131,7 @@ static int parse(int argc, char **argv, struct args *a)
 		{ "insecure-listen-anywhere", no_argument, NULL, ANYWHERE },
 		LP_TLS_OPTIONS,
 		{ "access", required_argument, NULL, ACCESS },
+		{ "verify", required_argument, NULL, VERIFY },
 		{ "max-clients", required_argument, NULL, MAX },
 		{ "idle", required_argument, NULL, IDLE },
 		{ "workers", required_argument, NULL, WORKERS },
@@ -189,6 +192,11 @@ static int parse(int argc, char **argv, struct args *a)
 			break;
 		case ACCESS:
 			conf->access = optarg;
+			break;
+		case VERIFY:
+			if (lp_verify_parse(optarg, &conf->verify))
+				return fprintf(stderr, "lazypages serve: --verify takes auto, require or no, not `%s`\n", optarg),
+				       -EINVAL;
 			break;
 		case MAX:
 			if (number("--max-clients", optarg, 1, 100000, &v))

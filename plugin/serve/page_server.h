@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "base/err.h"
+#include "images/seal.h"
 #include "net/addr.h"
 
 struct ckpt;
@@ -13,6 +14,7 @@ struct ckpt;
 struct lp_page_server {
 	const char *dir;
 	struct lp_addr addr;
+	enum lp_verify verify;
 	bool anywhere; /* beyond loopback without TLS */
 	int listen_fd; /* -1 at first */
 	struct ckpt *ckpt;
