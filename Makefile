@@ -16,7 +16,7 @@ PROTOC_C  ?= protoc-c
 SANITIZE  ?=
 B         := build$(if $(SANITIZE),/san-$(SANITIZE))
 
-PKGS      := libprotobuf-c libnl-3.0 jansson libxxhash liblz4 libzstd gnutls
+PKGS      := libprotobuf-c libnl-3.0 jansson libxxhash liblz4 libzstd gnutls libseccomp
 CFLAGS    ?= -O2 -g
 WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter \
 	     -Wformat=2 -Wvla
@@ -51,7 +51,7 @@ PROTOS    := $(wildcard images/*.proto)
 PB_C      := $(PROTOS:%.proto=$(B)/gen/%.pb-c.c)
 PB_H      := $(PB_C:.c=.h)
 LIB_SRC   := $(wildcard plugin/base/*.c plugin/engine/*.c plugin/source/*.c plugin/restore/*.c plugin/guard/*.c \
-	     plugin/proto/*.c plugin/net/*.c plugin/live/*.c plugin/serve/*.c plugin/trace/*.c images/*.c)
+	     plugin/proto/*.c plugin/net/*.c plugin/live/*.c plugin/serve/*.c plugin/trace/*.c plugin/sandbox/*.c images/*.c)
 CLI_SRC   := $(wildcard plugin/cli/*.c)
 UNIT_SRC  := $(wildcard test/unit/*_test.c)
 # Programs of tests and benchmarks: one file each, linked with the library.

@@ -17,6 +17,7 @@
 #include "base/size.h"
 #include "cli/background.h"
 #include "cli/cli.h"
+#include "cli/confine.h"
 #include "cli/tls.h"
 #include "guard/guard.h"
 #include "restore/restore.h"
@@ -29,7 +30,7 @@
 struct opts {
 	const char *images_dir, *work_dir, *log_file, *pidfile, *trace_file;
 	int status_fd, verbosity;
-	bool daemon, background, page_server, guardian, take_over;
+	bool daemon, background, page_server, guardian, take_over, sandbox;
 	unsigned workers;
 	struct lp_url from[LP_REMOTE_MAX];
 	size_t nfrom;
@@ -63,6 +64,7 @@ static void usage(FILE *f)
 	      "      --trace FILE       record all that happens, for `lazypages trace`\n"
 	      "      --no-background    fill only what the tasks touch\n"
 	      "      --no-guardian      one process only: when it is killed, tasks read zeros\n"
+	      "      --no-sandbox       keep all privileges and system calls after the start\n"
 	      "      --take-over        go on for a daemon that was killed with its guardian in WORKDIR\n"
 	      "      --from URL         pages from `lazypages serve`: lazypages://HOST:PORT/NAME or\n"
 	      "                         unix:PATH:NAME; repeated: other servers with the same checkpoint.\n"
@@ -89,6 +91,7 @@ enum {
 	OPT_WORKERS,
 	OPT_NO_BACKGROUND,
 	OPT_NO_GUARDIAN,
+	OPT_NO_SANDBOX,
 	OPT_TAKE_OVER,
 	OPT_NO_DEFAULT_CONFIG,
 	OPT_PAGE_SERVER,
@@ -198,6 +201,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "workers", required_argument, NULL, OPT_WORKERS },
 		{ "no-background", no_argument, NULL, OPT_NO_BACKGROUND },
 		{ "no-guardian", no_argument, NULL, OPT_NO_GUARDIAN },
+		{ "no-sandbox", no_argument, NULL, OPT_NO_SANDBOX },
 		{ "take-over", no_argument, NULL, OPT_TAKE_OVER },
 		{ "no-default-config", no_argument, NULL, OPT_NO_DEFAULT_CONFIG },
 		{ "page-server", no_argument, NULL, OPT_PAGE_SERVER },
@@ -322,6 +326,9 @@ static int parse(int argc, char **argv, struct opts *o)
 			break;
 		case OPT_NO_GUARDIAN:
 			o->guardian = false;
+			break;
+		case OPT_NO_SANDBOX:
+			o->sandbox = false;
 			break;
 		case OPT_TAKE_OVER:
 			o->take_over = true;
@@ -612,6 +619,9 @@ static int work(void *arg)
 	/* Local pages need none, whatever the caller says for CRIU's sake. */
 	if (!rc && o->nfrom)
 		rc = tls_load(&o->tls, &tls, &err);
+	/* Images and peers may be hostile: what reads them has nothing to give. */
+	if (!rc && o->sandbox)
+		rc = confine_worker(run->dir, is_from(o), o->nfrom, run->j ? NULL : o->pidfile, &err);
 	if (!rc)
 		rc = open_source(o, run->dir, tls, &im, &src, &err);
 	if (!rc && run->j)
@@ -665,10 +675,15 @@ static int guarded(struct run *run, pid_t old_anchor)
 	const struct lp_guard_conf conf = {
 		.journal = run->j, .worker = work, .ready = ready, .arg = run, .restarts = 30, .old_anchor = old_anchor,
 	};
+	struct lp_err err;
 
 	lp_journal_keep(run->j, run->ready_fd);
 	lp_journal_keep(run->j, run->o->status_fd);
 	lp_journal_keep(run->j, lp_log_fd());
+	if (run->o->sandbox && confine_guardian(&err)) {
+		complain(run, &err);
+		return 1;
+	}
 	return lp_guard_run(&conf);
 }
 
@@ -689,6 +704,7 @@ int cmd_daemon(int argc, char **argv)
 {
 	struct opts o = {
 		.images_dir = ".", .status_fd = -1, .verbosity = LP_LOG_WARN, .background = true, .guardian = true,
+		.sandbox = true,
 		.workers = default_workers(), .timeout_ms = 10000, .lost_after = 60,
 	};
 	struct run run = { .o = &o, .ready_fd = -1 };

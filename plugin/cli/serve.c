@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/confine.h"
 #include "cli/tls.h"
 #include "proto/proto.h"
 #include "serve/serve.h"
@@ -43,6 +45,8 @@ static void usage(FILE *f)
 	      "      --max-clients N    that many restores at once (default 1024)\n"
 	      "      --idle SECONDS     close clients that are silent or stuck so long (default 60)\n"
 	      "      --workers N        threads for the background of restores (default: CPUs, at most 4)\n"
+	      "      --user NAME        be that user once it listens\n"
+	      "      --no-sandbox       keep all privileges and system calls after the start\n"
 	      "      --status-fd N      write one zero byte there when listening\n"
 	      "  -o, --log-file FILE    log here instead of to stderr\n"
 	      "  -v[N], --verbosity[=N] 0 summary, 1 errors, 2 warnings (default), 3 steps, 4 everything\n"
@@ -55,7 +59,8 @@ struct args {
 	struct lp_addr listen[16];
 	struct lp_serve_ps ps[MANY];
 	struct lp_serve_live live[MANY];
-	struct lp_serve_conf conf;
+	struct lp_serve_conf conf; /* of confine() the argument, so it must be found from there */
+	const char *user;
 	struct tls_opts tls;
 	int verbosity;
 };
@@ -118,7 +123,7 @@ static int add_live(struct args *a, const char *s)
 static int parse(int argc, char **argv, struct args *a)
 {
 	enum { ROOT = 256, CRIU, CRIU_INGEST, LIVE, INGEST, INGEST_LIMIT, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS,
-	       ACCESS, VERIFY };
+	       ACCESS, VERIFY, USER, NO_SANDBOX };
 	static const struct option longs[] = {
 		{ "root", required_argument, NULL, ROOT },
 		{ "criu", required_argument, NULL, CRIU },
@@ -131,6 +136,8 @@ static int parse(int argc, char **argv, struct args *a)
 		{ "insecure-listen-anywhere", no_argument, NULL, ANYWHERE },
 		LP_TLS_OPTIONS,
 		{ "access", required_argument, NULL, ACCESS },
+		{ "user", required_argument, NULL, USER },
+		{ "no-sandbox", no_argument, NULL, NO_SANDBOX },
 		{ "verify", required_argument, NULL, VERIFY },
 		{ "max-clients", required_argument, NULL, MAX },
 		{ "idle", required_argument, NULL, IDLE },
@@ -198,6 +205,12 @@ static int parse(int argc, char **argv, struct args *a)
 				return fprintf(stderr, "lazypages serve: --verify takes auto, require or no, not `%s`\n", optarg),
 				       -EINVAL;
 			break;
+		case USER:
+			a->user = optarg;
+			break;
+		case NO_SANDBOX:
+			conf->confine = NULL;
+			break;
 		case MAX:
 			if (number("--max-clients", optarg, 1, 100000, &v))
 				return -EINVAL;
@@ -246,6 +259,8 @@ static int parse(int argc, char **argv, struct args *a)
 			       -EINVAL;
 		a->named[conf->nnamed++] = argv[optind];
 	}
+	if (a->user && !conf->confine)
+		return fputs("lazypages serve: --user and --no-sandbox: take one of them\n", stderr), -EINVAL;
 	if (tls_check(&a->tls, &err))
 		return fprintf(stderr, "lazypages serve: %s\n", err.msg), -EINVAL;
 	if (a->tls.on)
@@ -262,6 +277,13 @@ static int parse(int argc, char **argv, struct args *a)
 	return 0;
 }
 
+static int confine(const struct lp_serve_conf *conf, struct lp_err *err)
+{
+	const struct args *a = (const struct args *)((const char *)conf - offsetof(struct args, conf));
+
+	return confine_server(conf, a->user, err);
+}
+
 int cmd_serve(int argc, char **argv)
 {
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
@@ -276,7 +298,7 @@ int cmd_serve(int argc, char **argv)
 	a->conf = (struct lp_serve_conf){
 		.roots = a->roots, .named = a->named, .listen = a->listen, .ps = a->ps, .live = a->live, .max_clients = 1024, .idle_ms = 60000,
 		.workers = cpus < 1 ? 1 : cpus > 4 ? 4 : cpus, .status_fd = -1,
-		.ingest_limit = UINT64_C(1) << 40,
+		.ingest_limit = UINT64_C(1) << 40, .confine = confine,
 	};
 	if (parse(argc, argv, a)) {
 		free(a);
