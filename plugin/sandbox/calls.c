@@ -67,7 +67,7 @@ static const struct {
 	{ ALL, "sched_yield" }, { ALL, "sched_getaffinity" }, { ALL, "sched_setaffinity" }, { ALL, "sched_getattr" },
 	{ ALL, "sched_setattr" }, { ALL, "sched_getparam" }, { ALL, "sched_getscheduler" },
 	{ ALL, "sched_get_priority_min" }, { ALL, "sched_get_priority_max" }, { ALL, "setpriority" },
-	{ ALL, "getpriority" }, { ALL, "getcpu" }, { ALL, "arch_prctl" },
+	{ ALL, "getpriority" }, { ALL, "getcpu" }, { ALL, "arch_prctl" }, { ALL, "clone3" /* but see no_clone3() */ },
 	/* Signals; to the guardian, the anchor and, with a policy, the tasks. */
 	{ ALL, "rt_sigaction" }, { ALL, "rt_sigprocmask" }, { ALL, "rt_sigreturn" }, { ALL, "rt_sigtimedwait" },
 	{ ALL, "rt_sigpending" }, { ALL, "rt_sigsuspend" }, { ALL, "sigaltstack" }, { ALL, "signalfd4" },
@@ -171,8 +171,6 @@ static int fill_allowed(scmp_filter_ctx f, enum lp_role role, bool dial)
 	for (i = 0; !rc && i < sizeof(some) / sizeof(some[0]); i++)
 		if (some[i].roles & (1u << role) && (dial || !some[i].dial) && !of_sanitizer(some[i].name))
 			rc = add_some(f, &some[i]);
-	if (!rc && !SANITIZED)
-		rc = add(f, SCMP_ACT_ERRNO(ENOSYS), "clone3");
 	return rc;
 }
 
@@ -187,12 +185,33 @@ static int fill_denied(scmp_filter_ctx f)
 	return rc;
 }
 
+/* A filter of its own, which is not logged: each new thread tries it. */
+static int no_clone3(void)
+{
+	scmp_filter_ctx f = seccomp_init(SCMP_ACT_ALLOW);
+	int rc;
+
+	if (!f)
+		return -ENOMEM;
+	(void)seccomp_attr_set(f, SCMP_FLTATR_API_SYSRAWRC, 1);
+	rc = add(f, SCMP_ACT_ERRNO(ENOSYS), "clone3");
+	if (!rc)
+		rc = seccomp_load(f);
+	seccomp_release(f);
+	return rc;
+}
+
 int calls_load(enum lp_role role, bool dial)
 {
 	bool guardian = role == LP_ROLE_OF_GUARDIAN;
-	scmp_filter_ctx f = seccomp_init(guardian ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EPERM));
+	scmp_filter_ctx f;
 	int rc;
 
+	/* First, as the other does not let it be loaded. */
+	rc = guardian || SANITIZED ? 0 : no_clone3();
+	if (rc)
+		return rc;
+	f = seccomp_init(guardian ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EPERM));
 	if (!f)
 		return -ENOMEM;
 	/* A tree instead of a list, and a line in the kernel's log: where these are not known it does without. */

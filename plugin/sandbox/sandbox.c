@@ -214,8 +214,6 @@ int lp_sandbox_enter(struct lp_sandbox *s, struct lp_err *err)
 		rc = lp_err(err, rc, "no memory for the sandbox of the %s", who);
 	else if (rc)
 		without("seccomp", rc), rc = 0;
-	if (!rc)
-		pr_info("sandbox: %s is confined", who);
 out:
 	if (s->ruleset >= 0)
 		close(s->ruleset);
