@@ -97,3 +97,11 @@ int confine_server(const struct lp_serve_conf *conf, const char *user, struct lp
 		read_tls(s, conf->tls);
 	return lp_sandbox_enter(s, err);
 }
+
+int confine_page_server(struct lp_err *err)
+{
+	/* All that it reads from now on is open. */
+	struct lp_sandbox *s = lp_sandbox_new(LP_ROLE_OF_SERVER, 0);
+
+	return s ? lp_sandbox_enter(s, err) : no_memory(err);
+}

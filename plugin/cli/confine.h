@@ -22,5 +22,7 @@ int confine_guardian(struct lp_err *err);
 int confine_worker(const char *images, bool remote, bool fetch, const char *pidfile, struct lp_err *err);
 /* The server, when it listens. @user: become that one first; or NULL. */
 int confine_server(const struct lp_serve_conf *conf, const char *user, struct lp_err *err);
+/* `lazypages page-server`, when it listens; it has opened its checkpoint. */
+int confine_page_server(struct lp_err *err);
 
 #endif

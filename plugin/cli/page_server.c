@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "cli/background.h"
 #include "cli/cli.h"
+#include "cli/confine.h"
 #include "serve/page_server.h"
 
 struct opts {
@@ -146,10 +147,14 @@ static void on_signal(int sig)
 static int run(const struct opts *o, struct lp_page_server *p, int ready_fd, struct lp_err *err)
 {
 	struct sigaction sa = { .sa_handler = on_signal };
+	int rc;
 
 	sigaction(SIGTERM, &sa, NULL);
 	sigaction(SIGINT, &sa, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	rc = confine_page_server(err);
+	if (rc)
+		return rc;
 	if (ready_fd >= 0) {
 		if (write(ready_fd, "", 1) != 1)
 			pr_warn("nobody waits for the start");
