@@ -16,7 +16,7 @@ PROTOC_C  ?= protoc-c
 SANITIZE  ?=
 B         := build$(if $(SANITIZE),/san-$(SANITIZE))
 
-PKGS      := libprotobuf-c libnl-3.0 jansson libxxhash liblz4 libzstd gnutls
+PKGS      := libprotobuf-c libnl-3.0 jansson libxxhash liblz4 libzstd gnutls libseccomp
 CFLAGS    ?= -O2 -g
 WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter \
 	     -Wformat=2 -Wvla
@@ -51,7 +51,7 @@ PROTOS    := $(wildcard images/*.proto)
 PB_C      := $(PROTOS:%.proto=$(B)/gen/%.pb-c.c)
 PB_H      := $(PB_C:.c=.h)
 LIB_SRC   := $(wildcard plugin/base/*.c plugin/engine/*.c plugin/source/*.c plugin/restore/*.c plugin/guard/*.c \
-	     plugin/proto/*.c plugin/net/*.c plugin/live/*.c plugin/serve/*.c plugin/trace/*.c images/*.c)
+	     plugin/proto/*.c plugin/net/*.c plugin/live/*.c plugin/serve/*.c plugin/trace/*.c plugin/sandbox/*.c images/*.c)
 CLI_SRC   := $(wildcard plugin/cli/*.c)
 UNIT_SRC  := $(wildcard test/unit/*_test.c)
 # Programs of tests and benchmarks: one file each, linked with the library.
@@ -237,12 +237,17 @@ FUZZ_FLAGS    = -O1 -g -std=gnu11 $(WARN) $(CPPFLAGS) -fsanitize=fuzzer,address,
 	        -fno-sanitize-recover=undefined $(shell $(PKGCONFIG) --cflags libprotobuf-c)
 FUZZERS      := build/fuzz/images_fuzz $(if $(wildcard test/fuzz/engine_fuzz.c),build/fuzz/engine_fuzz) \
 	        build/fuzz/proto_fuzz build/fuzz/serve_fuzz build/fuzz/trace_fuzz build/fuzz/criu_ps_fuzz \
-	        build/fuzz/ps_fuzz
+	        build/fuzz/ps_fuzz build/fuzz/seal_fuzz
 
 build/fuzz/images_fuzz: test/fuzz/images_fuzz.c $(wildcard images/*.[ch]) $(PB_C) build/fuzz/images_seeds
 	$(call say,FUZZER,$@)
 	$(Q)$(CLANG) $(FUZZ_FLAGS) -o $@ $< $(wildcard images/*.c) plugin/base/err.c $(PB_C) \
 		$(shell $(PKGCONFIG) --libs libprotobuf-c libxxhash)
+
+build/fuzz/seal_fuzz: test/fuzz/seal_fuzz.c $(wildcard images/sealfmt.[ch])
+	$(call say,FUZZER,$@)
+	$(Q)mkdir -p $(@D) && $(CLANG) $(FUZZ_FLAGS) -o $@ $< images/sealfmt.c plugin/base/err.c \
+		$(shell $(PKGCONFIG) --libs libxxhash)
 
 build/fuzz/images_seeds: test/fuzz/images_seeds.c test/lib/imgbuild.c $(LIB)
 	$(call say,CC,$@)

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "sandbox/sandbox.h"
 
 /* Headers older than the kernel we may run on. */
 #define FEATURE_POISON	   (UINT64_C(1) << 14)
@@ -213,12 +214,14 @@ int cmd_check(int argc, char **argv)
 	static const struct option longs[] = {
 		{ "criu", required_argument, NULL, 'c' },
 		{ "json", no_argument, NULL, 'j' },
+		{ "sandbox", no_argument, NULL, 's' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
 	struct report r = { .ok = true };
 	const char *criu = "criu";
 	struct utsname u;
+	unsigned role;
 	int c;
 
 	while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
@@ -229,9 +232,15 @@ int cmd_check(int argc, char **argv)
 		case 'j':
 			r.json = true;
 			break;
+		case 's':
+			for (role = 0; role < LP_ROLES_OF_ALL; role++)
+				lp_sandbox_show(role, stdout);
+			return 0;
 		case 'h':
-			puts("Usage: lazypages check [--criu PATH] [--json]\n\n"
-			     "Tries what a lazy restore needs of this machine; status 0 when nothing required is missing.");
+			puts("Usage: lazypages check [--criu PATH] [--json]\n"
+			     "       lazypages check --sandbox\n\n"
+			     "Tries what a lazy restore needs of this machine; status 0 when nothing required is missing.\n"
+			     "With --sandbox: which capabilities and system calls guardian, worker and server keep.");
 			return 0;
 		default:
 			fputs("lazypages check: try `lazypages check --help`\n", stderr);

@@ -17,6 +17,7 @@
 #include "base/size.h"
 #include "cli/background.h"
 #include "cli/cli.h"
+#include "cli/confine.h"
 #include "cli/tls.h"
 #include "guard/guard.h"
 #include "restore/restore.h"
@@ -29,7 +30,7 @@
 struct opts {
 	const char *images_dir, *work_dir, *log_file, *pidfile, *trace_file;
 	int status_fd, verbosity;
-	bool daemon, background, page_server, guardian, take_over;
+	bool daemon, background, page_server, guardian, take_over, sandbox;
 	unsigned workers;
 	struct lp_url from[LP_REMOTE_MAX];
 	size_t nfrom;
@@ -38,6 +39,7 @@ struct opts {
 	struct tls_opts tls;
 	enum lp_lost on_lost;
 	unsigned lost_after;
+	enum lp_verify verify;
 	/* CRIU's own page server: by --page-server, or by --from criu: */
 	const char *address, *port, *from_criu;
 	struct lp_criu_conf criu;
@@ -62,6 +64,7 @@ static void usage(FILE *f)
 	      "      --trace FILE       record all that happens, for `lazypages trace`\n"
 	      "      --no-background    fill only what the tasks touch\n"
 	      "      --no-guardian      one process only: when it is killed, tasks read zeros\n"
+	      "      --no-sandbox       keep all privileges and system calls after the start\n"
 	      "      --take-over        go on for a daemon that was killed with its guardian in WORKDIR\n"
 	      "      --from URL         pages from `lazypages serve`: lazypages://HOST:PORT/NAME or\n"
 	      "                         unix:PATH:NAME; repeated: other servers with the same checkpoint.\n"
@@ -73,6 +76,8 @@ static void usage(FILE *f)
 	      "      --on-lost-pages WHAT  pages that cannot be had: wait (default) for ever, poison (who touches\n"
 	      "                         one gets SIGBUS) or kill the restored tasks\n"
 	      "      --lost-after SECONDS  of trying in vain (default 60)\n"
+	      "      --verify WHAT      local pages, by the checkpoint's seal (lazypages seal): auto (default) if\n"
+	      "                         there is one, require or no\n"
 	      LP_TLS_USAGE
 	      "      --tls-no-cn-verify  do not ask whether the certificate is for the host in URL\n"
 	      "      --no-default-config  accepted for CRIU's sake\n"
@@ -86,6 +91,7 @@ enum {
 	OPT_WORKERS,
 	OPT_NO_BACKGROUND,
 	OPT_NO_GUARDIAN,
+	OPT_NO_SANDBOX,
 	OPT_TAKE_OVER,
 	OPT_NO_DEFAULT_CONFIG,
 	OPT_PAGE_SERVER,
@@ -94,6 +100,7 @@ enum {
 	OPT_TIMEOUT,
 	OPT_ON_LOST,
 	OPT_LOST_AFTER,
+	OPT_VERIFY,
 	OPT_TRACE,
 	OPT_ADDRESS,
 	OPT_PORT,
@@ -106,6 +113,12 @@ static int parse_number(const char *s, long min, long max, long *v)
 	errno = 0;
 	*v = strtol(s, &end, 10);
 	return errno || end == s || *end || *v < min || *v > max ? -EINVAL : 0;
+}
+
+/* Do pages come from elsewhere than files here? */
+static bool is_from(const struct opts *o)
+{
+	return o->nfrom || o->from_criu || o->page_server;
 }
 
 static int add_from(struct opts *o, const char *s)
@@ -166,6 +179,12 @@ static int parse_page_server(struct opts *o)
 		fputs("lazypages daemon: --from: pages come from a live source or from servers, not from both\n", stderr);
 		return -EINVAL;
 	}
+	if (o->verify == LP_VERIFY_REQUIRE && is_from(o)) {
+		fputs("lazypages daemon: --verify=require: only for pages from files here; servers verify their own "
+		      "(lazypages serve --verify)\n",
+		      stderr);
+		return -EINVAL;
+	}
 	return 0;
 }
 
@@ -182,6 +201,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "workers", required_argument, NULL, OPT_WORKERS },
 		{ "no-background", no_argument, NULL, OPT_NO_BACKGROUND },
 		{ "no-guardian", no_argument, NULL, OPT_NO_GUARDIAN },
+		{ "no-sandbox", no_argument, NULL, OPT_NO_SANDBOX },
 		{ "take-over", no_argument, NULL, OPT_TAKE_OVER },
 		{ "no-default-config", no_argument, NULL, OPT_NO_DEFAULT_CONFIG },
 		{ "page-server", no_argument, NULL, OPT_PAGE_SERVER },
@@ -190,6 +210,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "timeout", required_argument, NULL, OPT_TIMEOUT },
 		{ "on-lost-pages", required_argument, NULL, OPT_ON_LOST },
 		{ "lost-after", required_argument, NULL, OPT_LOST_AFTER },
+		{ "verify", required_argument, NULL, OPT_VERIFY },
 		{ "trace", required_argument, NULL, OPT_TRACE },
 		{ "address", required_argument, NULL, OPT_ADDRESS },
 		{ "port", required_argument, NULL, OPT_PORT },
@@ -291,6 +312,12 @@ static int parse(int argc, char **argv, struct opts *o)
 			}
 			o->lost_after = v;
 			break;
+		case OPT_VERIFY:
+			if (lp_verify_parse(optarg, &o->verify)) {
+				fprintf(stderr, "lazypages daemon: --verify takes auto, require or no, not `%s`\n", optarg);
+				return -EINVAL;
+			}
+			break;
 		case OPT_TRACE:
 			o->trace_file = optarg;
 			break;
@@ -299,6 +326,9 @@ static int parse(int argc, char **argv, struct opts *o)
 			break;
 		case OPT_NO_GUARDIAN:
 			o->guardian = false;
+			break;
+		case OPT_NO_SANDBOX:
+			o->sandbox = false;
 			break;
 		case OPT_TAKE_OVER:
 			o->take_over = true;
@@ -392,6 +422,26 @@ static void test_delays(void)
 	lp_uffd_inject_delays(seed, us);
 }
 
+/* Pages from the files, verified if they are sealed. */
+static int open_local(const struct opts *o, const char *dir, const struct lp_images *im, struct lp_source **src,
+		      struct lp_err *err)
+{
+	struct lp_seal *seal;
+	int rc = lp_seal_open(im, dir, o->verify, &seal, err);
+
+	if (!rc)
+		rc = lp_source_local_open(im, src, err);
+	if (rc) {
+		lp_seal_close(seal);
+		return rc;
+	}
+	if (seal) {
+		pr_info("pages are verified by " LP_SEAL_FILE);
+		lp_source_local_verify(*src, seal);
+	}
+	return 0;
+}
+
 /* Images and the source of their pages: from the directory, or with --from from servers. */
 static int open_source(const struct opts *o, const char *dir, struct lp_tls *tls, struct lp_images **im,
 		       struct lp_source **src, struct lp_err *err)
@@ -422,7 +472,7 @@ static int open_source(const struct opts *o, const char *dir, struct lp_tls *tls
 		return lp_source_criu_open(*im, &cc, src, err);
 	}
 	if (rc || !o->nfrom)
-		return rc ? rc : lp_source_local_open(*im, src, err);
+		return rc ? rc : open_local(o, dir, *im, src, err);
 	rc = lp_images_ident(*im, dir, conf.ident, err);
 	if (!rc && fetched && memcmp(conf.ident, told, sizeof(told)))
 		rc = lp_err(err, -EINVAL, "%s: the fetched images are not what %s has: remove them and try again", dir,
@@ -570,6 +620,9 @@ static int work(void *arg)
 	/* Local pages need none, whatever the caller says for CRIU's sake. */
 	if (!rc && (o->nfrom || is_live(o)))
 		rc = tls_load(&o->tls, &tls, &err);
+	/* Images and peers may be hostile: what reads them has nothing to give. */
+	if (!rc && o->sandbox)
+		rc = confine_worker(run->dir, is_from(o), o->nfrom, run->j ? NULL : o->pidfile, &err);
 	if (!rc)
 		rc = open_source(o, run->dir, tls, &im, &src, &err);
 	if (!rc && run->j)
@@ -623,10 +676,15 @@ static int guarded(struct run *run, pid_t old_anchor)
 	const struct lp_guard_conf conf = {
 		.journal = run->j, .worker = work, .ready = ready, .arg = run, .restarts = 30, .old_anchor = old_anchor,
 	};
+	struct lp_err err;
 
 	lp_journal_keep(run->j, run->ready_fd);
 	lp_journal_keep(run->j, run->o->status_fd);
 	lp_journal_keep(run->j, lp_log_fd());
+	if (run->o->sandbox && confine_guardian(&err)) {
+		complain(run, &err);
+		return 1;
+	}
 	return lp_guard_run(&conf);
 }
 
@@ -647,12 +705,13 @@ int cmd_daemon(int argc, char **argv)
 {
 	struct opts o = {
 		.images_dir = ".", .status_fd = -1, .verbosity = LP_LOG_WARN, .background = true, .guardian = true,
+		.sandbox = true,
 		.workers = default_workers(), .timeout_ms = 10000, .lost_after = 60,
 	};
 	struct run run = { .o = &o, .ready_fd = -1 };
 	struct lp_err err = { "" };
 	pid_t pid = 0, old_anchor = 0;
-	char *dir = NULL;
+	char *dir = NULL, seal[4096];
 	int rc, status = 1;
 
 	if (parse(argc, argv, &o))
@@ -670,6 +729,11 @@ int cmd_daemon(int argc, char **argv)
 			free(dir);
 			return wait_ready(run.ready_fd, pid);
 		}
+	}
+	/* Decided once: a seal that vanishes must not mean for the next worker that there never was one. */
+	if (!rc && o.verify == LP_VERIFY_AUTO && !is_from(&o)) {
+		snprintf(seal, sizeof(seal), "%s/" LP_SEAL_FILE, dir);
+		o.verify = access(seal, F_OK) && errno == ENOENT ? LP_VERIFY_NO : LP_VERIFY_REQUIRE;
 	}
 	if (!rc && o.take_over)
 		rc = lp_guard_take_over(&run.j, &old_anchor, (int *[]){ &run.ready_fd, &o.status_fd, NULL }, &err);

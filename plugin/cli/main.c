@@ -15,6 +15,8 @@ static const struct {
 	{ "serve", cmd_serve, "offer checkpoints to other hosts" },
 	{ "page-server", cmd_page_server, "offer one checkpoint to one `criu lazy-pages`" },
 	{ "push", cmd_push, "bring a checkpoint to a server" },
+	{ "seal", cmd_seal, "take checksums of a checkpoint that is known to be good" },
+	{ "verify", cmd_verify, "compare a checkpoint with its seal" },
 	{ "inspect", cmd_inspect, "show what a checkpoint holds" },
 	{ "check", cmd_check, "can this machine restore lazily?" },
 	{ "trace", cmd_trace, "show or replay what `daemon --trace` recorded" },

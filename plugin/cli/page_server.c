@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "cli/background.h"
 #include "cli/cli.h"
+#include "cli/confine.h"
 #include "cli/tls.h"
 #include "serve/page_server.h"
 
@@ -21,6 +22,7 @@ struct opts {
 	int status_fd, verbosity;
 	bool daemon, lazy_pages, anywhere;
 	struct tls_opts tls;
+	enum lp_verify verify;
 };
 
 static _Atomic bool stopped;
@@ -38,6 +40,7 @@ static void usage(FILE *f)
 	      "  -W, --work-dir DIR     log and pid file go here (default: images dir)\n"
 	      "      --address HOST     listen here (default: 127.0.0.1)\n"
 	      "      --port PORT        0: any that is free\n"
+	      "      --verify WHAT      pages, by the checkpoint's seal: auto (default), require or no\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
 	      LP_TLS_USAGE
 	      "  -d, --daemon           go to the background when listening\n"
@@ -52,7 +55,7 @@ static void usage(FILE *f)
 
 static int parse(int argc, char **argv, struct opts *o)
 {
-	enum { PIDFILE = 256, STATUS, LAZY, ADDRESS, PORT, ANYWHERE, IGNORED };
+	enum { PIDFILE = 256, STATUS, LAZY, ADDRESS, PORT, ANYWHERE, VERIFY, IGNORED };
 	static const struct option longs[] = {
 		{ "lazy-pages", no_argument, NULL, LAZY },
 		{ "images-dir", required_argument, NULL, 'D' },
@@ -64,6 +67,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "status-fd", required_argument, NULL, STATUS },
 		{ "address", required_argument, NULL, ADDRESS },
 		{ "port", required_argument, NULL, PORT },
+		{ "verify", required_argument, NULL, VERIFY },
 		{ "insecure-listen-anywhere", no_argument, NULL, ANYWHERE },
 		LP_TLS_OPTIONS,
 		{ "no-default-config", no_argument, NULL, IGNORED },
@@ -115,6 +119,12 @@ static int parse(int argc, char **argv, struct opts *o)
 		case ANYWHERE:
 			o->anywhere = true;
 			break;
+		case VERIFY:
+			if (lp_verify_parse(optarg, &o->verify))
+				return fprintf(stderr, "lazypages page-server: --verify takes auto, require or no, not `%s`\n",
+					       optarg),
+				       -EINVAL;
+			break;
 		case IGNORED:
 			break;
 		case 'h':
@@ -143,10 +153,14 @@ static void on_signal(int sig)
 static int run(const struct opts *o, struct lp_page_server *p, int ready_fd, struct lp_err *err)
 {
 	struct sigaction sa = { .sa_handler = on_signal };
+	int rc;
 
 	sigaction(SIGTERM, &sa, NULL);
 	sigaction(SIGINT, &sa, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	rc = confine_page_server(err);
+	if (rc)
+		return rc;
 	if (ready_fd >= 0) {
 		if (write(ready_fd, "", 1) != 1)
 			pr_warn("nobody waits for the start");
@@ -188,6 +202,7 @@ int cmd_page_server(int argc, char **argv)
 		p.dir = dir;
 		p.tls = tls;
 		p.anywhere = o.anywhere;
+		p.verify = o.verify;
 		snprintf(addr, sizeof(addr), strchr(o.address, ':') ? "[%s]:%s" : "%s:%s", o.address, o.port);
 		rc = lp_addr_parse(addr, &p.addr, &err);
 	}

@@ -70,7 +70,7 @@ static void usage(FILE *f)
 	      "      --criu-bin PATH    (default: $CRIU_BIN, then criu)\n"
 	      "  -o, --log-file FILE    of the daemon (default: lazy-pages.log); CRIU's is restore.log\n"
 	      "  -v[N], --workers N, --no-background, --compress WHAT, --timeout SECONDS,\n"
-	      "  --on-lost-pages WHAT, --lost-after SECONDS: as for `lazypages daemon`\n"
+	      "  --on-lost-pages WHAT, --lost-after SECONDS, --verify WHAT: as for `lazypages daemon`\n"
 	      LP_TLS_USAGE
 	      "      --tls-no-cn-verify  do not ask whether the certificate is for the host in URL\n"
 	      "  -h, --help\n",
@@ -149,6 +149,7 @@ static int parse(int argc, char **argv, struct restore *r)
 		{ "timeout", required_argument, NULL, PASS_VALUE },
 		{ "on-lost-pages", required_argument, NULL, PASS_VALUE },
 		{ "lost-after", required_argument, NULL, PASS_VALUE },
+		{ "verify", required_argument, NULL, PASS_VALUE },
 		LP_TLS_OPTIONS,
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/confine.h"
 #include "cli/tls.h"
 #include "proto/proto.h"
 #include "serve/serve.h"
@@ -33,6 +35,8 @@ static void usage(FILE *f)
 	      "      --ingest-limit SIZE  the most that one checkpoint may take (default 1T)\n"
 	      "      --live NAME=criu:HOST:PORT[?layout=24|32][&tls=no]  the pages of NAME are still with a `criu dump\n"
 	      "                         --lazy-pages`: fetch them once, keep them, serve them (repeatable)\n"
+	      "      --verify WHAT      pages, by the seals of the checkpoints (lazypages seal): auto (default) where\n"
+	      "                         there is one, require or no\n"
 	      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable)\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
 	      LP_TLS_USAGE
@@ -41,6 +45,8 @@ static void usage(FILE *f)
 	      "      --max-clients N    that many restores at once (default 1024)\n"
 	      "      --idle SECONDS     close clients that are silent or stuck so long (default 60)\n"
 	      "      --workers N        threads for the background of restores (default: CPUs, at most 4)\n"
+	      "      --user NAME        be that user once it listens\n"
+	      "      --no-sandbox       keep all privileges and system calls after the start\n"
 	      "      --status-fd N      write one zero byte there when listening\n"
 	      "  -o, --log-file FILE    log here instead of to stderr\n"
 	      "  -v[N], --verbosity[=N] 0 summary, 1 errors, 2 warnings (default), 3 steps, 4 everything\n"
@@ -53,7 +59,8 @@ struct args {
 	struct lp_addr listen[16];
 	struct lp_serve_ps ps[MANY];
 	struct lp_serve_live live[MANY];
-	struct lp_serve_conf conf;
+	struct lp_serve_conf conf; /* of confine() the argument, so it must be found from there */
+	const char *user;
 	struct tls_opts tls;
 	int verbosity;
 };
@@ -117,7 +124,7 @@ static int add_live(struct args *a, const char *s)
 static int parse(int argc, char **argv, struct args *a)
 {
 	enum { ROOT = 256, CRIU, CRIU_INGEST, LIVE, INGEST, INGEST_LIMIT, LIST, LISTEN, ANYWHERE, MAX, IDLE, WORKERS, STATUS,
-	       ACCESS };
+	       ACCESS, VERIFY, USER, NO_SANDBOX };
 	static const struct option longs[] = {
 		{ "root", required_argument, NULL, ROOT },
 		{ "criu", required_argument, NULL, CRIU },
@@ -130,6 +137,9 @@ static int parse(int argc, char **argv, struct args *a)
 		{ "insecure-listen-anywhere", no_argument, NULL, ANYWHERE },
 		LP_TLS_OPTIONS,
 		{ "access", required_argument, NULL, ACCESS },
+		{ "user", required_argument, NULL, USER },
+		{ "no-sandbox", no_argument, NULL, NO_SANDBOX },
+		{ "verify", required_argument, NULL, VERIFY },
 		{ "max-clients", required_argument, NULL, MAX },
 		{ "idle", required_argument, NULL, IDLE },
 		{ "workers", required_argument, NULL, WORKERS },
@@ -191,6 +201,17 @@ static int parse(int argc, char **argv, struct args *a)
 		case ACCESS:
 			conf->access = optarg;
 			break;
+		case VERIFY:
+			if (lp_verify_parse(optarg, &conf->verify))
+				return fprintf(stderr, "lazypages serve: --verify takes auto, require or no, not `%s`\n", optarg),
+				       -EINVAL;
+			break;
+		case USER:
+			a->user = optarg;
+			break;
+		case NO_SANDBOX:
+			conf->confine = NULL;
+			break;
 		case MAX:
 			if (number("--max-clients", optarg, 1, 100000, &v))
 				return -EINVAL;
@@ -239,6 +260,8 @@ static int parse(int argc, char **argv, struct args *a)
 			       -EINVAL;
 		a->named[conf->nnamed++] = argv[optind];
 	}
+	if (a->user && !conf->confine)
+		return fputs("lazypages serve: --user and --no-sandbox: take one of them\n", stderr), -EINVAL;
 	if (tls_check(&a->tls, &err))
 		return fprintf(stderr, "lazypages serve: %s\n", err.msg), -EINVAL;
 	if (a->tls.on)
@@ -255,6 +278,13 @@ static int parse(int argc, char **argv, struct args *a)
 	return 0;
 }
 
+static int confine(const struct lp_serve_conf *conf, struct lp_err *err)
+{
+	const struct args *a = (const struct args *)((const char *)conf - offsetof(struct args, conf));
+
+	return confine_server(conf, a->user, err);
+}
+
 int cmd_serve(int argc, char **argv)
 {
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
@@ -269,7 +299,7 @@ int cmd_serve(int argc, char **argv)
 	a->conf = (struct lp_serve_conf){
 		.roots = a->roots, .named = a->named, .listen = a->listen, .ps = a->ps, .live = a->live, .max_clients = 1024, .idle_ms = 60000,
 		.workers = cpus < 1 ? 1 : cpus > 4 ? 4 : cpus, .status_fd = -1,
-		.ingest_limit = UINT64_C(1) << 40,
+		.ingest_limit = UINT64_C(1) << 40, .confine = confine,
 	};
 	if (parse(argc, argv, a)) {
 		free(a);

@@ -170,6 +170,7 @@ static int listen_unix(const struct lp_addr *a, int *out, struct lp_err *err)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return lp_err_sys(err, -errno, "unix:%s", a->host);
+	(void)fchmod(fd, 0600); /* of the file that bind() makes */
 	if (bind(fd, (struct sockaddr *)&un, sizeof(un)) || listen(fd, 256)) {
 		rc = lp_err_sys(err, -errno, "unix:%s: cannot listen", a->host);
 		close(fd);

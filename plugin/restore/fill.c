@@ -123,7 +123,7 @@ void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj)
 			pr_err("%d.%u: cannot fill from %s: %s; its tasks wait for their pages, trying again "
 			       "at least every second",
 			       mm->pid, mm->id, r->source->ops->where(r->source, obj, img, where, sizeof(where)),
-			       strerror(-why));
+			       lp_source_strerror(why));
 		mm->warned_source = true;
 		mm->backoff = min_u64(mm->backoff < 50 * MS ? 50 * MS : mm->backoff * 2, 1000 * MS);
 	}
@@ -372,7 +372,7 @@ static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bo
 	const struct lp_piece *p;
 	struct lp_piece at = { 0 };
 	uint64_t done = 0;
-	bool more = false, lost = false;
+	bool more = false, lost = false, alone = false;
 	int rc = 0;
 
 	lp_gate_enter(&mm->gate);
@@ -385,8 +385,8 @@ static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bo
 	at.len = min_u64(at.len, CHUNK);
 	rc = (nowait ? src->ops->try_read : src->ops->read)(src, at.obj, at.img, buf, at.len);
 	record_source(r, nowait ? LP_HOW_TRY : LP_HOW_READ, at.obj, at.img, at.len, rc);
-	/* With a policy for what is lost, an error takes a closer look, which may sleep. */
-	if (nowait && (rc == -EAGAIN || (rc && r->conf->on_lost != LP_LOST_WAIT))) {
+	/* An error takes a closer look, which may sleep. */
+	if (nowait && rc) {
 		pthread_mutex_lock(&r->lock);
 		rc = urgent_push(r, f);
 		pthread_mutex_unlock(&r->lock);
@@ -394,18 +394,20 @@ static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bo
 			return true;
 		goto end;
 	}
+	/* Perhaps only what was to be read along with the page cannot be had. */
+	if (rc && at.len > LP_PAGE_SIZE && rc != -ETIMEDOUT) {
+		alone = true;
+		at.len = LP_PAGE_SIZE;
+		rc = src->ops->read(src, at.obj, at.img, buf, LP_PAGE_SIZE);
+		record_source(r, LP_HOW_READ, at.obj, at.img, LP_PAGE_SIZE, rc);
+	}
 	if (rc) {
 		if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
 			rc = -EIO; /* these mean something else for a fill */
 		if (!lost_given_up(mm, at.obj, at.img, rc, true))
 			goto end;
-		/* Perhaps only what was to be read along with the page is lost. */
-		if (at.len > LP_PAGE_SIZE && rc != -ETIMEDOUT) {
-			rc = src->ops->read(src, at.obj, at.img, buf, LP_PAGE_SIZE);
-			record_source(r, LP_HOW_READ, at.obj, at.img, LP_PAGE_SIZE, rc);
-		}
 		at.len = LP_PAGE_SIZE;
-		lost = rc != 0;
+		lost = true;
 	} else {
 		lost_found(mm, at.obj, at.img, at.len);
 	}
@@ -427,7 +429,8 @@ static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bo
 		rc = fill_chunk(mm, f, buf + skip, at.len, &r->filled_urgent);
 		done -= lp_flight_left(f);
 	}
-	more = !lost && lp_flight_head(f); /* nobody waits for what follows a page that is lost */
+	/* Nobody waits for what follows a page that is lost, or is followed by one. */
+	more = !lost && !alone && lp_flight_head(f);
 	lp_gate_leave(&mm->gate);
 	/* Not what was refused: woken, its threads would fault again at once, and again. */
 	if (done)

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -43,6 +44,7 @@ int lp_restore_listen(struct lp_err *err)
 		rc = lp_err_sys(err, -errno, "%s: cannot remove the old one", SOCK_NAME);
 		goto out;
 	}
+	(void)fchmod(fd, 0600); /* of the file that bind() makes */
 	/* Before listen(), so that what is sent before accept() carries credentials too. */
 	if (setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)) || bind(fd, (void *)&sa, sizeof(sa)) ||
 	    listen(fd, 1)) {

@@ -43,7 +43,7 @@ static void say_lost(struct lp_mm *mm, uint32_t obj, uint64_t img, int why, cons
 	char where[512];
 
 	pr_err("%d.%u: cannot get its page from %s: %s; given up after %" PRIu64 " s: %s", mm->pid, mm->id,
-	       src->ops->where(src, obj, img, where, sizeof(where)), strerror(-why),
+	       src->ops->where(src, obj, img, where, sizeof(where)), lp_source_strerror(why),
 	       mm->r->conf->lost_after_ns / UINT64_C(1000000000), then);
 }
 

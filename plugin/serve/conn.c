@@ -512,6 +512,7 @@ static bool next_frame(struct conn *c)
 {
 	unsigned i, best = c->nreqs;
 	struct req *r;
+	int rc;
 
 	for (i = 0; i < c->nreqs; i++)
 		if ((best == c->nreqs || c->reqs[i].urgency > c->reqs[best].urgency) && is_ready(c, &c->reqs[i]))
@@ -526,9 +527,11 @@ static bool next_frame(struct conn *c)
 	}
 	switch (r->type) {
 	case LP_MSG_GET:
-		if (pages_frame(c, r)) {
-			pr_warn("%s: task %u, 0x%llx: cannot read its pages: the files were changed under the server",
-				c->ckpt->name, r->a, (unsigned long long)r->addr);
+		rc = pages_frame(c, r);
+		if (rc) {
+			pr_warn("%s: task %u, 0x%llx: cannot read its pages (%s): the disk fails, or the files were "
+				"changed under the server",
+				c->ckpt->name, r->a, (unsigned long long)r->addr, strerror(-rc));
 			put_error(c, r->id, LP_ERROR_IO, "cannot read the pages");
 		} else if (r->len || r->after) {
 			return true;

@@ -161,6 +161,19 @@ int files_pread(int fd, uint64_t off, uint8_t *buf, size_t len)
 	return 0;
 }
 
+int ckpt_pread(const struct ckpt *c, uint32_t file, uint64_t off, void *buf, size_t len)
+{
+	uint64_t bad = 0;
+	int rc = lp_seal_read(c->seal, c->im, file, off, buf, len, &bad);
+
+	if (rc == -EBADMSG || rc == -EUCLEAN)
+		pr_err("%s: %s, offset 0x%" PRIx64 " (page %" PRIu64 "): %s: nobody gets that page until it is mended; "
+		       "`lazypages verify %s` looks for others",
+		       c->name, lp_images_file(c->im, file)->name, bad, bad / LP_PAGE_SIZE,
+		       rc == -EBADMSG ? "its checksum is not that of the seal" : "the seal is damaged there", c->dir);
+	return rc;
+}
+
 static ssize_t read_eager(const struct ckpt *c, const struct lp_task *t, uint64_t off, uint8_t *buf, size_t len)
 {
 	size_t i, got = 0, part;
@@ -177,7 +190,7 @@ static ssize_t read_eager(const struct ckpt *c, const struct lp_task *t, uint64_
 			continue;
 		}
 		part = size - off < len - got ? size - off : len - got;
-		rc = files_pread(lp_images_file(c->im, x->file)->fd, x->off + off, buf + got, part);
+		rc = ckpt_pread(c, x->file, x->off + off, buf + got, part);
 		if (rc)
 			return rc;
 		got += part;

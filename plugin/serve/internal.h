@@ -22,7 +22,7 @@
 
 #include "base/log.h"
 #include "base/size.h"
-#include "images/images.h"
+#include "images/seal.h"
 #include "images/thin.h"
 #include "net/stream.h"
 #include "proto/proto.h"
@@ -53,6 +53,7 @@ struct ckpt {
 	struct timespec mtime;
 	struct lp_images *im;
 	uint8_t ident[LP_IDENT_LEN];
+	struct lp_seal *seal; /* what is read of its pages is verified by it; or NULL */
 	bool on_disk; /* not tmpfs: worth reading ahead */
 	struct vfile *files;
 	size_t nfiles;
@@ -78,6 +79,14 @@ struct stat;
 int ckpt_open(const char *name, const char *dir, const struct stat *st, bool thin, struct ckpt **out,
 	      struct lp_err *err);
 void ckpt_free(struct ckpt *c);
+/* Verify its pages from now on, if @v says so and there is a seal; as lp_seal_open(). Before anybody reads. */
+int ckpt_verify(struct ckpt *c, enum lp_verify v, struct lp_err *err);
+/*
+ * All @len bytes at @off of lp_images_file(@file), verified if the checkpoint
+ * is sealed: -EBADMSG, -EUCLEAN for a page that is not what was sealed, which is
+ * logged; -EIO: the file is shorter by now. What is in @buf then is not to be sent.
+ */
+int ckpt_pread(const struct ckpt *c, uint32_t file, uint64_t off, void *buf, size_t len);
 /* The directory that @name is in, the caller's: -ENOENT. */
 int store_where(struct store *s, const char *name, char **dir);
 /* All names, sorted; *names is the caller's: free each and the array. */

@@ -18,6 +18,8 @@ int lp_page_server_open(struct lp_page_server *p, struct lp_err *err)
 	int fds[8], n;
 
 	n = ckpt_open("page-server", p->dir, NULL, false, &p->ckpt, err);
+	if (!n)
+		n = ckpt_verify(p->ckpt, p->verify, err);
 	if (n)
 		return n;
 	n = lp_listen(&p->addr, p->anywhere || p->tls, fds, 8, err);

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "base/err.h"
+#include "images/seal.h"
 #include "net/addr.h"
 #include "net/tls.h"
 
@@ -15,7 +16,8 @@ struct lp_page_server {
 	const char *dir;
 	struct lp_addr addr;
 	struct lp_tls *tls; /* borrowed; NULL: none */
-	bool anywhere;	    /* beyond loopback without TLS */
+	enum lp_verify verify;
+	bool anywhere; /* beyond loopback without TLS */
 	int listen_fd; /* -1 at first */
 	struct ckpt *ckpt;
 };

@@ -4,7 +4,7 @@
  *
  * Read, not mapped: a file that is cut short is an error of the read, where a
  * mapping would raise SIGBUS, and what is sent is what the checksum was made of,
- * whoever changes the file meanwhile. The copy costs less than the faults of a
+ * whoever changes the file meanwhile; with a seal, what was verified. The copy costs less than the faults of a
  * mapping; the page cache is shared by all clients all the same.
  */
 #include <errno.h>
@@ -80,14 +80,13 @@ static uint64_t add_bytes(struct build *b, uint64_t addr, const uint8_t *p, uint
 static uint64_t add_extent(struct build *b, const struct lp_extent *x, uint64_t addr, uint64_t len)
 {
 	struct ckpt *ck = b->c->ckpt;
-	const struct lp_pages_file *file = lp_images_file(ck->im, x->file);
 	uint64_t at = 0, n, k;
 	uint8_t *buf;
 
 	while (at < len && b->m.nruns < LP_RUNS_MAX) {
 		n = min_u64(len - at, LP_STEP);
 		buf = b->c->encodings & ~LP_ENC_BASE ? b->c->loop->step : b->c->data + b->used;
-		b->rc = files_pread(file->fd, x->off + (addr + at - x->start), buf, n);
+		b->rc = ckpt_pread(ck, x->file, x->off + (addr + at - x->start), buf, n);
 		if (b->rc)
 			break;
 		k = add_bytes(b, addr + at, buf, n);

@@ -54,7 +54,7 @@ static int on_get(struct ps *s, struct ckpt *c, const struct lp_ps *m, struct lp
 		const struct lp_extent *x = lp_task_lookup(t, at, NULL);
 
 		n = min_u64(min_u64(x->end, m->addr + len) - at, sizeof(buf));
-		rc = files_pread(lp_images_file(c->im, x->file)->fd, x->off + (at - x->start), buf, n);
+		rc = ckpt_pread(c, x->file, x->off + (at - x->start), buf, n);
 		if (rc)
 			return lp_err_sys(err, rc, "%s: cannot read the pages at 0x%" PRIx64, s->who, at);
 		rc = ps_send(s, buf, n, err);

@@ -412,6 +412,8 @@ int lp_serve_run(const struct lp_serve_conf *conf, struct lp_err *err)
 	}
 	if (!rc)
 		rc = open_listeners(f, err);
+	if (!rc && conf->confine)
+		rc = conf->confine(conf, err);
 	if (!rc)
 		rc = start(srv, err);
 	if (!rc)

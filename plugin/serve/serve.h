@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "base/err.h"
+#include "images/seal.h"
 #include "net/addr.h"
 #include "net/tls.h"
 
@@ -49,6 +50,9 @@ struct lp_serve_conf {
 	unsigned max_clients; /* urgent connections, and as many bulk ones */
 	unsigned workers;     /* threads for bulk */
 	unsigned idle_ms;     /* a silent or stuck client is closed after this */
+	enum lp_verify verify; /* what checkpoints are held to that are here as a whole */
+	/* Called when it listens, before it has threads and clients; or NULL. */
+	int (*confine)(const struct lp_serve_conf *conf, struct lp_err *err);
 	int status_fd;	      /* one zero byte when listening, then closed; -1: none */
 };
 

@@ -96,6 +96,7 @@ static int names_read(const struct lp_serve_conf *conf, struct names *l, struct 
 void ckpt_free(struct ckpt *c)
 {
 	files_free(c);
+	lp_seal_close(c->seal);
 	lp_images_close(c->im);
 	if (c->dirfd >= 0)
 		close(c->dirfd);
@@ -168,6 +169,15 @@ int ckpt_open(const char *name, const char *dir, const struct stat *st, bool thi
 		(unsigned long long)(lp_now() - t0) / 1000, lp_images_ntasks(c->im), c->nfiles);
 	*out = c;
 	return 0;
+}
+
+int ckpt_verify(struct ckpt *c, enum lp_verify v, struct lp_err *err)
+{
+	int rc = lp_seal_open(c->im, c->dir, v, &c->seal, err);
+
+	if (!rc && c->seal)
+		pr_info("%s: its pages are verified by " LP_SEAL_FILE, c->name);
+	return rc;
 }
 
 /* Where is @name? The directory's path is the caller's. */
@@ -297,6 +307,12 @@ int store_get(struct store *s, const char *name, struct ckpt **out, struct lp_er
 	pthread_mutex_unlock(&s->lock);
 	if (!c) {
 		rc = ckpt_open(name, dir, &st, false, &c, err);
+		/* What a relay has not got yet nobody could seal. */
+		if (!rc && !relay) {
+			rc = ckpt_verify(c, s->conf->verify, err);
+			if (rc)
+				ckpt_free(c);
+		}
 		if (!rc) {
 			c->refs = 1;
 			c->relay = relay;

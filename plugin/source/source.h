@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
-#include "images/images.h"
+#include "images/seal.h"
 
 struct lp_source;
 
@@ -65,5 +65,14 @@ struct lp_source {
 int lp_source_local_open(const struct lp_images *im, struct lp_source **out, struct lp_err *err);
 /* The same for those of its pages that are in the files. */
 int lp_source_local_part(const struct lp_images *im, struct lp_source **out, struct lp_err *err);
+/*
+ * Verify each page by @seal (given; of the same images) before it is handed
+ * out: -EBADMSG for one that is damaged, -EUCLEAN if the seal is. Before the
+ * first page is asked for.
+ */
+void lp_source_local_verify(struct lp_source *s, struct lp_seal *seal);
+
+/* What to say for an error of a source; as strerror(), but for damage. */
+const char *lp_source_strerror(int rc);
 
 #endif
