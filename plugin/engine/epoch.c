@@ -243,20 +243,28 @@ static bool enables(const struct lp_msg *x, const struct lp_msg *m)
 	return overlap(x->to, x->len, m->from, m->len);
 }
 
-/* All that may have to be drawn before message @i, directly or not. */
-static void find_enablers(const struct plan *p, size_t i, bool *en)
+/* Does it count when a later message is drawn before @i? */
+static bool overtaken(const struct plan *p, size_t i)
+{
+	return !p->done[i] && !p->s->log[i].part && p->s->log[i].kind != MSG_FORK;
+}
+
+/* All that may have to be drawn before message @i, directly or not, and is not too late for that at @cost. */
+static void find_enablers(const struct plan *p, size_t i, unsigned cost, bool *en)
 {
 	const struct lp_msg *log = p->s->log;
 	bool more = true;
-	size_t x, y;
+	size_t x, y, end;
 
 	memset(en, 0, p->n);
+	for (end = i; end < p->n && cost < p->best_cost; end++) /* at least 1 for each that it overtakes */
+		cost += overtaken(p, end);
 	while (more) {
 		more = false;
-		for (x = i + 1; x < p->n; x++) {
+		for (x = i + 1; x < end; x++) {
 			if (p->done[x] || en[x] || log[x].part)
 				continue;
-			for (y = i; y < p->n && !en[x]; y++)
+			for (y = i; y < end && !en[x]; y++)
 				if ((y == i || en[y]) && y != x && enables(&log[x], &log[y]))
 					en[x] = more = true;
 		}
@@ -284,20 +292,29 @@ static unsigned doubtful_later(const struct plan *p, size_t i)
 }
 
 /*
- * Two later messages move the same part of what @i moves to its place on. Was
- * one of them older than @i, and moved what was there before?
+ * Two later messages move the same part of what @i moves to its place on, and
+ * nothing comes there in between. Was one of them older than @i, and moved what
+ * was there before?
  */
 static bool moves_on_twice(const struct plan *p, size_t i)
 {
 	const struct lp_msg *log = p->s->log, *m = &log[i], *x, *y;
 
 	for (x = m + 1; m->kind == MSG_REMAP && x < log + p->n; x++) {
-		if (x->kind != MSG_REMAP || !x->vacates || !overlap(x->from, x->len, m->to, m->len))
+		if (x->kind != MSG_REMAP)
 			continue;
-		for (y = x + 1; y < log + p->n; y++)
-			if (y->kind == MSG_REMAP && overlap(y->from, y->len, x->from, x->len) &&
-			    overlap(y->from, y->len, m->to, m->len))
+		if (overlap(x->to, x->len, m->to, m->len))
+			break;
+		if (!x->vacates || !overlap(x->from, x->len, m->to, m->len))
+			continue;
+		for (y = x + 1; y < log + p->n; y++) {
+			if (y->kind != MSG_REMAP)
+				continue;
+			if (overlap(y->from, y->len, x->from, x->len) && overlap(y->from, y->len, m->to, m->len))
 				return true;
+			if (overlap(y->to, y->len, m->to, m->len))
+				break;
+		}
 	}
 	return false;
 }
@@ -336,7 +353,7 @@ static unsigned lateness(const struct plan *p, size_t x)
 			n = 0;
 
 	for (i = 0; i < x; i++)
-		n += !p->done[i] && !log[i].part && log[i].kind != MSG_FORK;
+		n += overtaken(p, i);
 	return n + (deep(p, x) ? COST_DEEP : 0);
 }
 
@@ -543,9 +560,9 @@ static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost,
 			break;
 		}
 		bad = violation(p, v, nseq, &log[i]) + doubtful_later(p, i);
-		look = bad || p->twice[i];
+		look = p->nodes < SEARCH_MAX && (bad || (p->twice[i] && cost + COST_LATE < p->best_cost));
 		if (look)
-			find_enablers(p, i, en);
+			find_enablers(p, i, cost, en);
 		for (x = i + 1; look && !rc && x < p->n && p->nodes < SEARCH_MAX; x++) {
 			struct lp_view w;
 			unsigned c;
@@ -618,7 +635,7 @@ static int order(struct plan *p, const struct lp_view *base)
 	rc = search(p, &v, 0, 0, p->n);
 	if (rc || !p->best_cost)
 		return rc;
-	for (i = 0; i < p->n; i++)
+	for (i = 0; p->best_cost >= COST_VACATED && i < p->n; i++)
 		p->twice[i] = moves_on_twice(p, i);
 	p->nodes = 0;
 	view_clone(&v, base);
