@@ -301,7 +301,7 @@ static void *bulk_main(void *arg)
 
 static void *urgent_main(void *arg)
 {
-	lp_prio_urgent();
+	lp_prio_answer();
 	return loop_main(arg);
 }
 
