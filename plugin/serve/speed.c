@@ -18,7 +18,7 @@
 
 #define LOOK_NS UINT64_C(20000000)
 /* Bulk may fill the queues of the network for so long. */
-#define QUEUE_US UINT64_C(4000)
+#define QUEUE_US UINT64_C(8000)
 #define LIMIT_MIN (UINT64_C(48) << 10)
 /* Net.core.wmem_max of all kernels; links that need more are fast enough. */
 #define LIMIT_MAX (UINT64_C(200) << 10)
@@ -51,7 +51,7 @@ static void limit(struct conn *c, const struct tcp_info *ti)
 	if (want > LIMIT_MAX)
 		want = s->limit ? LIMIT_MAX : 0;
 	/* As long as its queues stay short there is nothing to limit. */
-	if (!s->limit && ti->tcpi_rtt < ti->tcpi_min_rtt + 2 * QUEUE_US && !ti->tcpi_total_retrans)
+	if (!s->limit && ti->tcpi_rtt < ti->tcpi_min_rtt + QUEUE_US && !ti->tcpi_total_retrans)
 		return;
 	if (!want || (want < s->limit + s->limit / 8 && want > s->limit - s->limit / 8))
 		return;
