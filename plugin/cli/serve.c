@@ -33,7 +33,7 @@ static void usage(FILE *f)
 	      "      --ingest-limit SIZE  the most that one checkpoint may take (default 1T)\n"
 	      "      --live NAME=criu:HOST:PORT[?layout=24|32][&tls=no]  the pages of NAME are still with a `criu dump\n"
 	      "                         --lazy-pages`: fetch them once, keep them, serve them (repeatable)\n"
-	      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable)\n"
+	      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT, unix:PATH or vsock:CID:PORT (repeatable)\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
 	      LP_TLS_USAGE
 	      "      --access FILE      lines CLIENT NAME...: the checkpoints that a client may have, by the name in its\n"
