@@ -7,8 +7,16 @@
  * Since 6.12 a thread may ask for another slice, and one with a shorter slice
  * takes the CPU from one with a longer slice as it wakes up. Older kernels
  * ignore the request or refuse it; then all is as it was.
+ *
+ * That is not enough for a thread that has to answer one fault after the other:
+ * as long as it has had more than its share lately, EEVDF does not let it have
+ * the CPU as it wakes up, however short its slice, and if that goes to a thread
+ * with a long one, then nobody looks again before the next tick, 4 ms at 250 Hz.
+ * With a great weight the few microseconds of an answer are next to nothing of
+ * its share.
  */
 #include <sched.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -26,25 +34,36 @@ struct attr {
 
 #define SLICE_MIN_NS UINT64_C(100000)
 #define SLICE_MAX_NS UINT64_C(100000000)
+#define NICE_AS_IT_IS 100
 
-static void set_slice(uint32_t policy, uint64_t ns)
+/* False: it may not, or this kernel does not know how. */
+static bool set(uint32_t policy, uint64_t slice_ns, int nice)
 {
 	struct attr a = { .size = sizeof(a) };
 
 	if (syscall(SYS_sched_getattr, 0, &a, sizeof(a), 0))
-		return;
+		return false;
 	a.policy = policy;
-	a.runtime = ns;
+	a.runtime = slice_ns;
 	a.deadline = a.period = 0;
-	(void)syscall(SYS_sched_setattr, 0, &a, 0);
+	if (nice != NICE_AS_IT_IS)
+		a.nice = nice;
+	return !syscall(SYS_sched_setattr, 0, &a, 0);
 }
 
 void lp_prio_bulk(void)
 {
-	set_slice(SCHED_BATCH, SLICE_MAX_NS);
+	set(SCHED_BATCH, SLICE_MAX_NS, NICE_AS_IT_IS);
 }
 
 void lp_prio_urgent(void)
 {
-	set_slice(SCHED_OTHER, SLICE_MIN_NS);
+	set(SCHED_OTHER, SLICE_MIN_NS, NICE_AS_IT_IS);
+}
+
+void lp_prio_answer(void)
+{
+	/* Without CAP_SYS_NICE, or RLIMIT_NICE, at least the slice. */
+	if (!set(SCHED_OTHER, SLICE_MIN_NS, -20))
+		lp_prio_urgent();
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Where the daemon's threads stand among the others of the machine. Faulting
- * tasks come first, then bulk: by slices, not by weight, so that bulk keeps its
- * share of a busy machine and never starves while it holds a gate.
+ * Where the daemon's and the server's threads stand among the others of the
+ * machine. Faulting tasks come first, then bulk: by slices, not by a small weight
+ * of bulk, so that it keeps its share of a busy machine and never starves while it
+ * holds a gate.
  */
 #ifndef LP_BASE_PRIO_H
 #define LP_BASE_PRIO_H
@@ -11,5 +12,10 @@
 void lp_prio_bulk(void);
 /* The calling thread answers faults: it wants the CPU soon, for a few microseconds. */
 void lp_prio_urgent(void);
+/*
+ * The same for threads that only pass on what one fault needs and sleep in
+ * between: they never poll or spin, so they may come before everything.
+ */
+void lp_prio_answer(void);
 
 #endif

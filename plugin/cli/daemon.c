@@ -71,7 +71,8 @@ static void usage(FILE *f)
 	      "                         Without images in DIR the small ones are fetched into it\n"
 	      "                         criu:HOST:PORT: a `criu dump --lazy-pages` or `criu page-server`\n"
 	      "      --page-server --address HOST --port PORT  the same as --from criu:HOST:PORT\n"
-	      "      --compress WHAT    of what --from sends: none (default), lz4 or zstd\n"
+	      "      --compress WHAT    of what --from sends: none (default), lz4, zstd, or auto:\n"
+	      "                         by the speed of the link\n"
 	      "      --timeout SECONDS  ask another server after that (default 10)\n"
 	      "      --on-lost-pages WHAT  pages that cannot be had: wait (default) for ever, poison (who touches\n"
 	      "                         one gets SIGBUS) or kill the restored tasks\n"
@@ -274,14 +275,16 @@ static int parse(int argc, char **argv, struct opts *o)
 				return -EINVAL;
 			break;
 		case OPT_COMPRESS:
-			if (!strcmp(optarg, "none")) {
+			if (!strcmp(optarg, "auto")) {
+				o->encodings = LP_COMPRESS_AUTO | 1u << LP_ENC_LZ4 | 1u << LP_ENC_ZSTD;
+			} else if (!strcmp(optarg, "none")) {
 				o->encodings = 0;
 			} else if (!strcmp(optarg, "lz4")) {
 				o->encodings = 1u << LP_ENC_LZ4;
 			} else if (!strcmp(optarg, "zstd")) {
 				o->encodings = 1u << LP_ENC_ZSTD;
 			} else {
-				fprintf(stderr, "lazypages daemon: --compress takes none, lz4 or zstd, not `%s`\n", optarg);
+				fprintf(stderr, "lazypages daemon: --compress takes auto, none, lz4 or zstd, not `%s`\n", optarg);
 				return -EINVAL;
 			}
 			break;

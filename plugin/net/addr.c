@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <linux/vm_sockets.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -18,7 +19,8 @@
 
 static int bad(struct lp_err *err, const char *s)
 {
-	return lp_err(err, -EINVAL, "`%s` is no address: write HOST:PORT, [IPV6]:PORT or unix:PATH", s);
+	return lp_err(err, -EINVAL, "`%s` is no address: write HOST:PORT, [IPV6]:PORT, unix:PATH or vsock:CID:PORT",
+		      s);
 }
 
 static int copy(char *to, size_t cap, const char *from, size_t n)
@@ -60,11 +62,34 @@ static int parse_unix(const char *s, size_t n, struct lp_addr *a)
 	return n < sizeof(((struct sockaddr_un *)0)->sun_path) ? copy(a->host, sizeof(a->host), s, n) : -EINVAL;
 }
 
+/* @s is a number of at most 32 bits. */
+static bool number(const char *s)
+{
+	char *end;
+
+	errno = 0;
+	return *s >= '0' && *s <= '9' && strtoull(s, &end, 10) <= UINT32_MAX && !*end && !errno;
+}
+
+/* CID:PORT */
+static int parse_vsock(const char *s, size_t n, struct lp_addr *a)
+{
+	const char *colon = memchr(s, ':', n);
+
+	a->vsock = true;
+	if (!colon || copy(a->host, sizeof(a->host), s, colon - s) ||
+	    copy(a->port, sizeof(a->port), colon + 1, s + n - colon - 1))
+		return -EINVAL;
+	return (number(a->host) || !strcmp(a->host, "any")) && number(a->port) ? 0 : -EINVAL;
+}
+
 int lp_addr_parse(const char *s, struct lp_addr *a, struct lp_err *err)
 {
 	*a = (struct lp_addr){ 0 };
 	if (!strncmp(s, "unix:", 5))
 		return parse_unix(s + 5, strlen(s + 5), a) ? bad(err, s) : 0;
+	if (!strncmp(s, "vsock:", 6))
+		return parse_vsock(s + 6, strlen(s + 6), a) ? bad(err, s) : 0;
 	return parse_part(s, strlen(s), a) ? bad(err, s) : 0;
 }
 
@@ -79,6 +104,10 @@ int lp_url_parse(const char *s, struct lp_url *u, struct lp_err *err)
 		at = s + 5;
 		name = strrchr(at, ':');
 		rc = name ? parse_unix(at, name - at, &u->addr) : -EINVAL;
+	} else if (!strncmp(s, "vsock:", 6)) {
+		at = s + 6;
+		name = strrchr(at, ':');
+		rc = name ? parse_vsock(at, name - at, &u->addr) : -EINVAL;
 	} else if (!strncmp(s, scheme, sizeof(scheme) - 1)) {
 		at = s + sizeof(scheme) - 1;
 		name = strchr(at, '/');
@@ -90,7 +119,9 @@ int lp_url_parse(const char *s, struct lp_url *u, struct lp_err *err)
 		rc = copy(u->name, sizeof(u->name), name + 1, strlen(name + 1));
 	if (rc || snprintf(u->text, sizeof(u->text), "%s", s) >= (int)sizeof(u->text))
 		return lp_err(err, -EINVAL,
-			      "`%s` names no checkpoint: write lazypages://HOST:PORT/NAME or unix:PATH:NAME", s);
+			      "`%s` names no checkpoint: write lazypages://HOST:PORT/NAME, unix:PATH:NAME or "
+			      "vsock:CID:PORT:NAME",
+			      s);
 	return 0;
 }
 
@@ -98,6 +129,8 @@ const char *lp_addr_str(const struct lp_addr *a, char *buf, size_t len)
 {
 	if (a->unix_path)
 		snprintf(buf, len, "unix:%s", a->host);
+	else if (a->vsock)
+		snprintf(buf, len, "vsock:%s:%s", a->host, a->port);
 	else
 		snprintf(buf, len, strchr(a->host, ':') ? "[%s]:%s" : "%s:%s", a->host, a->port);
 	return buf;
@@ -122,6 +155,18 @@ int lp_unix_addr(const struct lp_addr *a, struct sockaddr_un *un)
 		return -ENAMETOOLONG;
 	memcpy(un->sun_path, a->host, n);
 	return 0;
+}
+
+void lp_vsock_addr(const struct lp_addr *a, struct sockaddr_vm *vm)
+{
+	*vm = (struct sockaddr_vm){
+		.svm_family = AF_VSOCK,
+		.svm_cid = number(a->host) ? (unsigned)strtoul(a->host, NULL, 10) : VMADDR_CID_ANY,
+		.svm_port = (unsigned)strtoul(a->port, NULL, 10),
+	};
+	/* As with TCP. */
+	if (!vm->svm_port)
+		vm->svm_port = VMADDR_PORT_ANY;
 }
 
 static bool loopback(const struct sockaddr *sa)
@@ -180,16 +225,45 @@ static int listen_unix(const struct lp_addr *a, int *out, struct lp_err *err)
 	return 1;
 }
 
+static int refuse(const char *name, struct lp_err *err)
+{
+	return lp_err(err, -EPERM,
+		      "%s is not a loopback address: anybody who reaches it could read the memory of your "
+		      "programs; say --tls, or use unix:PATH or 127.0.0.1 with a tunnel, or say "
+		      "--insecure-listen-anywhere if the network is yours alone",
+		      name);
+}
+
+static int listen_vsock(const struct lp_addr *a, bool anywhere, int *out, struct lp_err *err)
+{
+	struct sockaddr_vm vm;
+	char name[300];
+	int fd, rc;
+
+	lp_vsock_addr(a, &vm);
+	lp_addr_str(a, name, sizeof(name));
+	if (!anywhere && vm.svm_cid != VMADDR_CID_LOCAL)
+		return refuse(name, err);
+	fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0 && errno == EAFNOSUPPORT)
+		return lp_err(err, -EAFNOSUPPORT, "%s: this kernel has no vsock: load the module vsock, or use TCP", name);
+	if (fd < 0)
+		return lp_err_sys(err, -errno, "%s", name);
+	if (bind(fd, (struct sockaddr *)&vm, sizeof(vm)) || listen(fd, 256)) {
+		rc = lp_err_sys(err, -errno, "%s: cannot listen", name);
+		close(fd);
+		return rc;
+	}
+	*out = fd;
+	return 1;
+}
+
 static int listen_one(const struct addrinfo *ai, const char *name, bool anywhere, struct lp_err *err)
 {
 	int one = 1, fd, rc;
 
 	if (!anywhere && !loopback(ai->ai_addr))
-		return lp_err(err, -EPERM,
-			      "%s is not a loopback address: anybody who reaches it could read the memory of your "
-			      "programs; say --tls, or use unix:PATH or 127.0.0.1 with a tunnel, or say "
-			      "--insecure-listen-anywhere if the network is yours alone",
-			      name);
+		return refuse(name, err);
 	fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return lp_err_sys(err, -errno, "%s", name);
@@ -212,6 +286,8 @@ int lp_listen(const struct lp_addr *a, bool anywhere, int *fds, int max, struct 
 
 	if (a->unix_path)
 		return listen_unix(a, fds, err);
+	if (a->vsock)
+		return listen_vsock(a, anywhere, fds, err);
 	rc = lp_resolve(a, true, &all, err);
 	if (rc)
 		return rc;
@@ -239,6 +315,8 @@ unsigned lp_listen_port(int fd)
 		return 0;
 	if (ss.ss_family == AF_INET)
 		return ntohs(((struct sockaddr_in *)&ss)->sin_port);
+	if (ss.ss_family == AF_VSOCK)
+		return ((struct sockaddr_vm *)&ss)->svm_port;
 	return ss.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&ss)->sin6_port) : 0;
 }
 

@@ -4,8 +4,10 @@
  *
  *   HOST:PORT, [V6]:PORT          where to listen or connect
  *   unix:PATH                     the same, a UNIX socket
+ *   vsock:CID:PORT                the same between a virtual machine and its host
  *   lazypages://HOST:PORT/NAME    a checkpoint at a server
  *   unix:PATH:NAME                the same; NAME is behind the last colon
+ *   vsock:CID:PORT:NAME
  */
 #ifndef LP_NET_ADDR_H
 #define LP_NET_ADDR_H
@@ -17,9 +19,9 @@
 #include "base/err.h"
 
 struct lp_addr {
-	bool unix_path;
-	char host[256]; /* or the path */
-	char port[8];
+	bool unix_path, vsock;
+	char host[256]; /* or the path, or the CID: a number; any, to listen */
+	char port[12];
 };
 
 struct lp_url {
@@ -36,10 +38,10 @@ const char *lp_addr_str(const struct lp_addr *a, char *buf, size_t len);
 /*
  * Listening sockets for all that @a resolves to (at most @max), non-blocking.
  * Returns how many, or -errno. Without @anywhere every one must be loopback or
- * UNIX: -EPERM. A stale UNIX socket is replaced, one in use is -EADDRINUSE.
+ * UNIX: -EPERM. A kernel without vsock: -EAFNOSUPPORT. A stale UNIX socket is replaced, one in use is -EADDRINUSE.
  */
 int lp_listen(const struct lp_addr *a, bool anywhere, int *fds, int max, struct lp_err *err);
-/* The port that a listening TCP socket got (for port 0), or 0. */
+/* The port that a listening TCP or vsock socket got (for port 0), or 0. */
 unsigned lp_listen_port(int fd);
 
 /*

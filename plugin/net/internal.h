@@ -11,6 +11,8 @@
 
 int lp_resolve(const struct lp_addr *a, bool passive, struct addrinfo **out, struct lp_err *err);
 int lp_unix_addr(const struct lp_addr *a, struct sockaddr_un *un);
+struct sockaddr_vm;
+void lp_vsock_addr(const struct lp_addr *a, struct sockaddr_vm *vm);
 
 /* tls.c: what stream.c needs of sessions */
 ssize_t lp_session_recv(struct lp_session *x, void *p, size_t len);

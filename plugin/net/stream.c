@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <linux/vm_sockets.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -72,6 +73,7 @@ int lp_connect(const struct lp_addr *a, unsigned ms, const _Atomic bool *stop, s
 	uint64_t end = lp_now() + ms * UINT64_C(1000000);
 	struct addrinfo *all, *ai;
 	struct sockaddr_un un;
+	struct sockaddr_vm vm;
 	char name[300];
 	int rc;
 
@@ -80,6 +82,11 @@ int lp_connect(const struct lp_addr *a, unsigned ms, const _Atomic bool *stop, s
 		rc = lp_unix_addr(a, &un);
 		if (!rc)
 			rc = connect_one((struct sockaddr *)&un, sizeof(un), end, stop);
+		return rc < 0 ? lp_err_sys(err, rc, "%s: cannot connect", name) : rc;
+	}
+	if (a->vsock) {
+		lp_vsock_addr(a, &vm);
+		rc = connect_one((struct sockaddr *)&vm, sizeof(vm), end, stop);
 		return rc < 0 ? lp_err_sys(err, rc, "%s: cannot connect", name) : rc;
 	}
 	rc = lp_resolve(a, false, &all, err);

@@ -56,6 +56,9 @@ enum lp_role { LP_ROLE_CONTROL, LP_ROLE_URGENT, LP_ROLE_BULK, LP_NROLES };
 
 enum lp_enc { LP_ENC_HOLE, LP_ENC_ZERO, LP_ENC_RAW, LP_ENC_SAME, LP_ENC_LZ4, LP_ENC_ZSTD };
 
+/* HELLO: choose among the encodings by the speed of the link. */
+#define LP_FEATURE_AUTO 1u
+
 #define LP_ENC_BASE ((1u << LP_ENC_HOLE) | (1u << LP_ENC_ZERO) | (1u << LP_ENC_RAW))
 
 enum lp_error {

@@ -158,6 +158,7 @@ static void on_hello(struct conn *c, uint64_t id, const uint8_t *meta, size_t le
 	w = (struct lp_welcome){
 		.version = LP_PROTO_VERSION,
 		.encodings = c->encodings,
+		.features = h.features & LP_FEATURE_AUTO,
 		.max_get = LP_GET_MAX,
 		.max_requests = LP_OUTSTANDING,
 		.idle_ms = srv->conf->idle_ms,
@@ -165,6 +166,10 @@ static void on_hello(struct conn *c, uint64_t id, const uint8_t *meta, size_t le
 	};
 	if (c->ckpt)
 		memcpy(w.ident, c->ckpt->ident, sizeof(w.ident));
+	if (h.features & LP_FEATURE_AUTO) {
+		c->speed.may = c->encodings & ~LP_ENC_BASE;
+		c->encodings = LP_ENC_BASE;
+	}
 	frame(c, LP_MSG_WELCOME, id, lp_put_welcome(meta_at(c), META_CAP, &w));
 	c->state = CONN_OPEN;
 	loop_run(c);
@@ -604,6 +609,7 @@ int conn_send(struct conn *c, size_t quantum)
 		rc = shake(c);
 		return rc < 0 ? rc : 0;
 	}
+	speed_look(c);
 	if (!sending(c))
 		c->last_out = lp_now(); /* it waits from now on */
 	while (sent < quantum) {

@@ -37,7 +37,11 @@ int ingest_seal(struct server *srv, struct ingest *in, bool replace, struct lp_e
 /* Remove what was not kept, forget it. */
 void ingest_end(struct server *srv, struct ingest *in);
 
-/* ps_put.c: `criu dump --page-server` into @in. */
+/*
+ * ps_put.c: `criu dump --page-server` into @in, up to its CLOSE. The caller
+ * answers that, after ingest_end(): CRIU may end the tasks then, so all is on the
+ * disk, and its user may push the rest at once.
+ */
 int ps_receive(struct ps *s, struct ingest *in, struct lp_err *err);
 /* push.c: a client has sent PUSH: takes the connection. */
 void push_start(struct conn *c);

@@ -131,6 +131,17 @@ struct req {
 
 enum conn_state { CONN_TLS, CONN_HELLO, CONN_OPEN, CONN_PUSH, CONN_BYE, CONN_CLOSING };
 
+/* speed.c */
+struct speed {
+	uint64_t looked, rate; /* when; bytes a second, 0: not known */
+	uint64_t rwnd_limited; /* at that time */
+	uint64_t limit;	       /* of the socket's buffer; 0: the kernel's own */
+	uint64_t hold_until;   /* no heavier compression before */
+	unsigned idle_looks;
+	uint32_t may; /* encodings to choose from; 0: nothing is to be chosen */
+	bool unknown; /* the kernel says nothing */
+};
+
 struct loop;
 struct ingest;
 struct relay;
@@ -147,7 +158,8 @@ struct conn {
 	uint8_t role;
 	bool counted;
 	bool eof; /* the client sends no more */
-	uint32_t encodings;
+	uint32_t encodings; /* of the next frame */
+	struct speed speed;
 	struct ckpt *ckpt; /* a reference, or NULL */
 	uint64_t last_in, last_out; /* progress, ns */
 	uint64_t close_at;	    /* CONN_CLOSING */
@@ -179,6 +191,11 @@ int conn_send(struct conn *c, size_t quantum);
 void conn_bye(struct conn *c);
 /* Is its time over at @now? */
 bool conn_overdue(const struct conn *c, uint64_t now, uint64_t idle_ns);
+
+/* ---- speed.c ---- */
+
+/* Look at what its network does, now and then; it is about to send. */
+void speed_look(struct conn *c);
 
 /* ---- pages.c ---- */
 

@@ -156,9 +156,6 @@ static int handle(struct put *p, const struct lp_ps *m, struct lp_err *err)
 		rc = close_object(p, err);
 		if (!rc)
 			rc = ingest_pages_done(p->in, err);
-		/* CRIU may end the tasks after this: it is on the disk. */
-		if (!rc)
-			rc = ps_send(p->s, &no, sizeof(no), err);
 		return rc ? rc : 1;
 	default:
 		return lp_err(err, -EPROTO, "%s: it wants to read (command %u): this address only receives dumps",

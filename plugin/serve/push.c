@@ -127,18 +127,21 @@ static void *push_main(void *arg)
 	int rc;
 
 	rc = ingest_begin(srv, p->c->push_name, false, &p->in, &err);
-	while (rc >= 0) {
-		if (answer(p, LP_MSG_PUSHED, id, 0, NULL) || rc == 1)
+	while (!rc) {
+		if (answer(p, LP_MSG_PUSHED, id, 0, NULL))
 			break;
 		rc = turn(p, &id, &err);
 	}
+	/* Before the last word: who hears it may push the same name again at once. */
+	if (p->in)
+		ingest_end(srv, p->in);
+	if (rc == 1)
+		answer(p, LP_MSG_PUSHED, id, 0, NULL);
 	if (rc < 0) {
 		pr_warn("%s: push: %s", p->c->push_name, err.msg);
 		answer(p, LP_MSG_ERROR, id, code_of(rc), err.msg);
 	}
 	pr_info("%s: push: %llu bytes", p->c->push_name, (unsigned long long)p->bytes);
-	if (p->in)
-		ingest_end(srv, p->in);
 	conn_free(p->c);
 	free(p);
 	atomic_fetch_sub(&srv->sessions, 1);

@@ -256,7 +256,7 @@ static int listen_on(struct front *f, const struct lp_addr *a, const struct lp_s
 		li->ps = ps;
 		li->tls = tls;
 		pr_msg("%s%slistening on %s%s", ps ? ps->name : "", ps ? ": CRIU's protocol: " : "", name,
-		       tls ? " (TLS)" : a->unix_path ? "" : " (TCP, no TLS)");
+		       tls ? " (TLS)" : a->unix_path ? "" : a->vsock ? " (vsock, no TLS)" : " (TCP, no TLS)");
 		if (!a->unix_path && !strcmp(a->port, "0"))
 			pr_msg("%s%sport %u", ps ? ps->name : "", ps ? ": " : "", lp_listen_port(fds[k]));
 		if (watch(&f->srv.front, li, ps ? EV_PS : EV_LISTEN, fds[k]))
@@ -301,7 +301,7 @@ static void *bulk_main(void *arg)
 
 static void *urgent_main(void *arg)
 {
-	lp_prio_urgent();
+	lp_prio_answer();
 	return loop_main(arg);
 }
 

@@ -45,6 +45,7 @@ static void *session_main(void *arg)
 	struct ckpt *c = NULL;
 	struct ingest *in = NULL;
 	uint64_t t0 = lp_now();
+	const int32_t status = 0;
 	int rc;
 
 	snprintf(who, sizeof(who), "%s (CRIU)", x->conf->name);
@@ -53,13 +54,16 @@ static void *session_main(void *arg)
 		pr_warn("%s: a CRIU is refused: %s", x->conf->name, err.msg);
 	else if ((rc = in ? ps_receive(&s, in, &err) : ps_serve(&s, c, &err)))
 		pr_warn("%s", err.msg);
+	if (in) {
+		ingest_end(srv, in);
+		if (!rc && (rc = ps_send(&s, &status, sizeof(status), &err)))
+			pr_warn("%s", err.msg);
+	}
 	ps_close(&s, !rc);
 	pr_info("%s: %s in %.3f s", who, lp_size_str(s.bytes, size, sizeof(size)), (lp_now() - t0) / 1e9);
 	atomic_fetch_add_explicit(&srv->served, s.bytes, memory_order_relaxed);
 	if (c)
 		store_put(srv->store, c);
-	if (in)
-		ingest_end(srv, in);
 	lp_tls_put(x->tls);
 	free(x);
 	atomic_fetch_sub(&srv->sessions, 1);

@@ -49,7 +49,8 @@ static int hello(struct lp_stream *s, const struct lp_url *u, enum lp_role role,
 		.vmin = LP_PROTO_VERSION,
 		.vmax = LP_PROTO_VERSION,
 		.role = role,
-		.encodings = LP_ENC_BASE | encodings,
+		.encodings = LP_ENC_BASE | (encodings & ~LP_COMPRESS_AUTO),
+		.features = encodings & LP_COMPRESS_AUTO ? LP_FEATURE_AUTO : 0,
 		.name = { u->name, strlen(u->name) },
 	};
 	uint8_t buf[LP_FRAME_HEADER + LP_META_TO_SERVER], meta[LP_META_TO_CLIENT];

@@ -11,13 +11,15 @@
 #include "source/source.h"
 
 #define LP_REMOTE_MAX 16
+/* With the bits of encodings: the server chooses among them by the speed of the link. */
+#define LP_COMPRESS_AUTO (1u << 31)
 
 struct lp_remote_conf {
 	const struct lp_url *urls; /* of one checkpoint, in order of preference; borrowed until close */
 	size_t nurls;
 	struct lp_tls *tls;	   /* for all that are TCP, or NULL; borrowed until close */
 	uint8_t ident[16];	   /* which checkpoint: lp_images_ident() */
-	uint32_t encodings;	   /* beside raw: bits of LZ4 and ZSTD */
+	uint32_t encodings;	   /* beside raw: bits of LZ4 and ZSTD, and LP_COMPRESS_AUTO */
 	unsigned timeout_ms;	   /* a request is asked again elsewhere after this */
 	uint64_t readahead;	   /* bytes that bulk asks for ahead; 0: a default */
 };

@@ -6,7 +6,7 @@
  * pages at random through the urgent link. Exit status 0: all bytes right.
  *
  *   pull --local DIR --from URL [--from URL...] [--clients N] [--threads N] [--random N]
- *        [--compress lz4|zstd] [--ahead BYTES] [--timeout MS] [--seconds N] [--tls DIR]
+ *        [--compress auto|lz4|zstd] [--ahead BYTES] [--timeout MS] [--seconds N] [--tls DIR]
  *
  * --tls DIR: with ca.pem, client.pem and client.key from there. --seconds: begin anew until they are over. --random N: reads of one page, beside the drain.
  */
@@ -21,6 +21,7 @@
 #include <sys/resource.h>
 
 #include "base/log.h"
+#include "base/prio.h"
 #include "base/size.h"
 #include "images/thin.h"
 #include "proto/proto.h"
@@ -106,6 +107,7 @@ static void *drain(void *arg)
 	const struct lp_source_ops *ops = c->src->ops;
 	size_t i;
 
+	lp_prio_bulk();
 	while ((i = atomic_fetch_add(&c->next, 1)) < a->nranges) {
 		struct range r = a->ranges[i];
 
@@ -144,6 +146,7 @@ static void *faults(void *arg)
 	uint8_t got[4096], want[4096];
 	unsigned long i;
 
+	lp_prio_answer();
 	for (i = 0; i < a->nrandom; i++) {
 		struct range *r = &a->ranges[rand_r(&c->seed) % a->nranges];
 		uint64_t addr = r->start + rand_r(&c->seed) % ((r->end - r->start) / 4096) * 4096, t0 = lp_now();
@@ -276,7 +279,14 @@ int main(int argc, char **argv)
 		case 'c': a.clients = atoi(optarg); break;
 		case 't': a.threads = atoi(optarg) > 64 ? 64 : atoi(optarg); break;
 		case 'r': a.nrandom = strtoul(optarg, NULL, 10); break;
-		case 'z': a.conf.encodings = 1u << (*optarg == 'l' ? LP_ENC_LZ4 : LP_ENC_ZSTD); break;
+		case 'z':
+			if (*optarg == 'a' || *optarg == 'l')
+				a.conf.encodings |= 1u << LP_ENC_LZ4;
+			if (*optarg == 'a' || *optarg == 'z')
+				a.conf.encodings |= 1u << LP_ENC_ZSTD;
+			if (*optarg == 'a')
+				a.conf.encodings |= LP_COMPRESS_AUTO;
+			break;
 		case 'a': a.conf.readahead = strtoull(optarg, NULL, 10); break;
 		case 'o': a.conf.timeout_ms = atoi(optarg); break;
 		case 's': seconds = strtoull(optarg, NULL, 10); break;
