@@ -8,7 +8,7 @@ const char *test_author = "lazypages maintainers";
 #define MREMAP_DONTUNMAP 4
 #endif
 
-#define PAGES 8192ul
+#define PAGES 49152ul
 
 static int once(void)
 {

@@ -21,8 +21,9 @@ static inline uint64_t ms_now(void)
 }
 
 /*
- * Wait until this process has stood still for a while: it has been dumped and restored just now, and most of its
- * memory is not there yet. A busy machine looks the same now and then, so callers have to be able to go on.
+ * Wait until this process has stood still for a while: it has been dumped and restored just now. What callers have in
+ * memory takes longer to fill than it takes them to come here, which was 0.1 s. A busy machine looks the same now and
+ * then, so they have to be able to go on.
  */
 static inline void wait_restore(void)
 {

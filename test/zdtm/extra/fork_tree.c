@@ -5,7 +5,7 @@
 const char *test_doc = "Trees of forks while memory is restored";
 const char *test_author = "lazypages maintainers";
 
-#define PAGES  8192ul
+#define PAGES  49152ul
 #define DEPTH  3
 #define FANOUT 3
 /* 3 + 9 + 27 children, each with pages of its own. */

@@ -8,7 +8,7 @@ const char *test_author = "lazypages maintainers";
 #define MADV_PAGEOUT 21
 #endif
 
-#define PAGES 8192ul
+#define PAGES 49152ul
 
 static int once(void)
 {
