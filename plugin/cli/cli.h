@@ -13,6 +13,8 @@ int cmd_daemon(int argc, char **argv);
 int cmd_page_server(int argc, char **argv);
 int cmd_push(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
+int cmd_ctl(int argc, char **argv); /* also `status` */
+int cmd_upgrade(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_restore(int argc, char **argv);
