@@ -313,6 +313,8 @@ int lp_guard_run(const struct lp_guard_conf *conf)
 				sigdelset(&g.old, sig);
 	} else {
 		g.j->h->oom_adj = oom_adj(NULL);
+		/* One that died in the middle of it has asked in vain. */
+		atomic_store(&g.j->h->up.state, LP_J_UP_NONE);
 	}
 	g.oom_adj = g.j->h->oom_adj;
 	oom_adj(&never);

@@ -285,17 +285,10 @@ static void cancel(struct lp_restore *r, bool finish, struct text *t)
 		return;
 	}
 	pr_msg("control: cancel --%s", finish ? "finish" : "kill");
-	if (finish || !criu_came(r)) {
-		/* All threads block it: main gets it through its signalfd. */
-		kill(getpid(), SIGTERM);
-	} else {
-		pthread_mutex_lock(&r->lock);
-		lose_all(r);
-		changed(r);
-		pthread_mutex_unlock(&r->lock);
-		atomic_store(&r->probe_all, true);
-		kick_reader(r);
-	}
+	if (!finish)
+		atomic_store(&r->cancelled, true);
+	/* All threads block it: main gets it through its signalfd, and knows whether CRIU has come. */
+	kill(getpid(), SIGTERM);
 	done(t);
 }
 

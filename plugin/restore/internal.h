@@ -136,6 +136,7 @@ struct lp_restore {
 	int done_fd;	/* eventfd: main shall look around */
 	int ctl_kick;	/* eventfd: the control thread shall look around */
 	_Atomic bool accepted; /* CRIU has come */
+	_Atomic bool cancelled; /* the next signal is for that */
 	_Atomic bool probe_all; /* some task has ended: which address spaces are gone? */
 
 	_Atomic uint64_t filled_bulk, filled_urgent, dropped, lost, refused, faults, zero_faults;

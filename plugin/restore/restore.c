@@ -284,6 +284,15 @@ static void on_signal(struct waiting *w, struct lp_err *err, int *result)
 		set_failed(w, result, lp_err(err, -EINTR, "signal %u before CRIU came", si.ssi_signo));
 		return;
 	}
+	if (atomic_load(&r->cancelled)) {
+		pthread_mutex_lock(&r->lock);
+		lose_all(r);
+		pthread_cond_broadcast(&r->ctl_cond);
+		pthread_mutex_unlock(&r->lock);
+		atomic_store(&r->probe_all, true);
+		kick_reader(r);
+		return;
+	}
 	pthread_mutex_lock(&r->lock);
 	if (!r->hurry)
 		pr_warn("signal %u: the restored tasks need their pages; filling the rest first, then leaving",
@@ -330,6 +339,8 @@ static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 		pthread_mutex_lock(&r->lock);
 		r->armed = true;
 		RECORD(r, LP_REC_MARK, LP_MARK_ARMED, 0);
+		if (r->fatal) /* tasks that were handed over after the others were killed */
+			kill_tasks(r);
 		for (mm = r->mms; mm; mm = mm->next) {
 			if (mm->handed && !lp_space_dead(mm->space) && prime_protected(mm))
 				lose_tree(r, mm, "out of memory for its first pages");
