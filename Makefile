@@ -23,7 +23,7 @@ WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wn
 CPPFLAGS  += -D_GNU_SOURCE -DLP_VERSION='"$(VERSION)"' -Iplugin -I. -I$(B)/gen
 LDLIBS    += -lpthread
 
-NO_LIBS   := help deps clean criu criu-peer zdtm check check-san check-more check-kernels check-kill check-pairs check-patches \
+NO_LIBS   := help deps clean criu criu-peer zdtm check check-san check-more check-kernels check-kill check-pairs check-patches check-upgrade \
 	     check-pressure check-zdtm check-zdtm-full bench demo ci
 ifneq ($(filter-out $(NO_LIBS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell $(PKGCONFIG) --exists $(PKGS) && command -v $(PROTOC_C) >/dev/null && echo ok),)
@@ -129,6 +129,7 @@ help:
 	  'make check-pressure  restores with full memory cgroups, without descriptors, of many mappings, tasks, forks' \
 	  'make check-zdtm   the tests of CRIU itself that lazy restore is about, lazily; check-zdtm-full: all of them' \
 	  'make check-kill   worker, guardian and both killed, until KILLS (1000) workers are dead: long' \
+	  'make check-upgrade  the daemon replaced by another program in the middle, UPGRADES (100) times' \
 	  'make check-pairs  all pairs of ours and CRIU 4.1/4.2 over its page-server protocol; live migration of a Redis' \
 	  'make check-patches  the patch series on every version of CRIU that it is for' \
 	  'make bench        side by side with stock CRIU and the raw limit; writes build/bench.json' \
@@ -193,6 +194,13 @@ check-kill:
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory all criu progs
 	@test/criu/kill_loop --kills $(KILLS)
+
+.PHONY: check-upgrade
+UPGRADES ?= 100
+check-upgrade:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all criu progs
+	@test/criu/oracle_loop --runs 1 --workers 1,2 --threads 1,2,4 --kill upgrade --every 200 --upgrades $(UPGRADES)
 
 # Not parts of `make check`: they take minutes, and the first downloads kernels and installs QEMU.
 .PHONY: check-kernels check-pressure

@@ -15,6 +15,8 @@ int cmd_push(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_seal(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_ctl(int argc, char **argv); /* also `status` */
+int cmd_upgrade(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_restore(int argc, char **argv);

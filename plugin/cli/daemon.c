@@ -18,8 +18,10 @@
 #include "cli/background.h"
 #include "cli/cli.h"
 #include "cli/confine.h"
+#include "cli/resume.h"
 #include "cli/tls.h"
 #include "guard/guard.h"
+#include "restore/control.h"
 #include "restore/restore.h"
 #include "restore/uffd.h"
 #include "images/thin.h"
@@ -30,7 +32,9 @@
 struct opts {
 	const char *images_dir, *work_dir, *log_file, *pidfile, *trace_file;
 	int status_fd, verbosity;
-	bool daemon, background, page_server, guardian, take_over, sandbox;
+	bool daemon, background, page_server, guardian, take_over, resume, check, sandbox;
+	int resume_fd; /* after an upgrade: the journal; images_dir is absolute, and the work directory the current one */
+	const char *resume_dir;
 	unsigned workers;
 	struct lp_url from[LP_REMOTE_MAX];
 	size_t nfrom;
@@ -94,6 +98,8 @@ enum {
 	OPT_NO_GUARDIAN,
 	OPT_NO_SANDBOX,
 	OPT_TAKE_OVER,
+	OPT_RESUME,
+	OPT_RESUME_CHECK,
 	OPT_NO_DEFAULT_CONFIG,
 	OPT_PAGE_SERVER,
 	OPT_FROM,
@@ -204,6 +210,8 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "no-guardian", no_argument, NULL, OPT_NO_GUARDIAN },
 		{ "no-sandbox", no_argument, NULL, OPT_NO_SANDBOX },
 		{ "take-over", no_argument, NULL, OPT_TAKE_OVER },
+		{ "resume", required_argument, NULL, OPT_RESUME },
+		{ "resume-check", required_argument, NULL, OPT_RESUME_CHECK },
 		{ "no-default-config", no_argument, NULL, OPT_NO_DEFAULT_CONFIG },
 		{ "page-server", no_argument, NULL, OPT_PAGE_SERVER },
 		{ "from", required_argument, NULL, OPT_FROM },
@@ -257,6 +265,8 @@ static int parse(int argc, char **argv, struct opts *o)
 			o->pidfile = optarg;
 			break;
 		case OPT_STATUS_FD:
+			if (o->resume) /* the old program has told it */
+				break;
 			if (parse_number(optarg, 0, 1 << 20, &v) || fcntl(v, F_GETFD) < 0) {
 				fprintf(stderr, "lazypages daemon: --status-fd %s: not an open descriptor\n", optarg);
 				return -EINVAL;
@@ -335,6 +345,15 @@ static int parse(int argc, char **argv, struct opts *o)
 			break;
 		case OPT_TAKE_OVER:
 			o->take_over = true;
+			break;
+		case OPT_RESUME:
+		case OPT_RESUME_CHECK:
+			if (resume_parse(optarg, &o->resume_fd, &o->resume_dir)) {
+				fputs("lazypages daemon: --resume is for `lazypages upgrade` only\n", stderr);
+				return -EINVAL;
+			}
+			o->resume = true;
+			o->check = c == OPT_RESUME_CHECK;
 			break;
 		case OPT_PAGE_SERVER:
 			o->page_server = true;
@@ -497,6 +516,8 @@ struct run {
 	int ready_fd;		/* tell the waiting parent of --daemon, -1 none */
 	bool logging;		/* to a file */
 	struct lp_journal *j;	/* NULL: no guardian */
+	struct lp_jctl ctl;	/* then */
+	char **argv;		/* of who goes on after an upgrade */
 };
 
 static void complain(const struct run *run, const struct lp_err *err)
@@ -570,6 +591,8 @@ static int listening(struct run *run, int *fd, struct lp_err *err)
 	*fd = lp_restore_listen(err);
 	if (*fd < 0)
 		return *fd;
+	if (lp_control_listen(run->j ? &run->j->h->ctl : &run->ctl, err))
+		pr_warn("%s: `lazypages ctl` cannot reach this daemon", err->msg);
 	if (run->j) {
 		run->j->h->listen_fd = *fd;
 		lp_journal_flag(run->j, LP_JF_LISTENING);
@@ -603,6 +626,7 @@ static int work(void *arg)
 		.on_lost = o->on_lost,
 		.lost_after_ns = o->lost_after * UINT64_C(1000000000),
 		.journal = run->j,
+		.ctl = &run->ctl,
 	};
 	struct lp_restore_stats stats = { 0 };
 	struct lp_images *im = NULL;
@@ -678,6 +702,7 @@ static int guarded(struct run *run, pid_t old_anchor)
 {
 	const struct lp_guard_conf conf = {
 		.journal = run->j, .worker = work, .ready = ready, .arg = run, .restarts = 30, .old_anchor = old_anchor,
+		.path = LP_RESTORE_SOCKET, .argv = run->argv, .resumed = run->o->resume,
 	};
 	struct lp_err err;
 
@@ -711,20 +736,26 @@ int cmd_daemon(int argc, char **argv)
 		.sandbox = true,
 		.workers = default_workers(), .timeout_ms = 10000, .lost_after = 60,
 	};
-	struct run run = { .o = &o, .ready_fd = -1 };
+	struct run run = { .o = &o, .ready_fd = -1, .ctl.fd = -1 };
 	struct lp_err err = { "" };
 	pid_t pid = 0, old_anchor = 0;
-	char *dir = NULL, seal[4096];
+	char *dir = NULL;
 	int rc, status = 1;
 
 	if (parse(argc, argv, &o))
 		return 2;
+	if (o.check)
+		return resume_check(o.resume_fd, o.resume_dir);
+	if (o.resume) {
+		o.images_dir = o.resume_dir;
+		o.work_dir = ".";
+	}
 	dir = realpath(o.images_dir, NULL);
 	rc = dir ? 0 : lp_err_sys(&err, -errno, "%s", o.images_dir);
 	if (!rc && chdir(o.work_dir ? o.work_dir : dir))
 		rc = lp_err_sys(&err, -errno, "%s", o.work_dir ? o.work_dir : dir);
 	/* In the process whose descriptors they will be, before it has any. */
-	if (!rc && o.daemon) {
+	if (!rc && o.daemon && !o.resume) {
 		rc = go_background(&run.ready_fd, &pid);
 		if (rc)
 			lp_err_sys(&err, rc, "cannot go to the background");
@@ -733,27 +764,33 @@ int cmd_daemon(int argc, char **argv)
 			return wait_ready(run.ready_fd, pid);
 		}
 	}
-	/* Decided once: a seal that vanishes must not mean for the next worker that there never was one. */
-	if (!rc && o.verify == LP_VERIFY_AUTO && !is_from(&o)) {
-		snprintf(seal, sizeof(seal), "%s/" LP_SEAL_FILE, dir);
-		o.verify = access(seal, F_OK) && errno == ENOENT ? LP_VERIFY_NO : LP_VERIFY_REQUIRE;
-	}
-	if (!rc && o.take_over)
+	if (!rc && o.resume) {
+		rc = lp_guard_resume(o.resume_fd, &run.j, &err);
+		if (!rc)
+			old_anchor = run.j->h->anchor;
+	} else if (!rc && o.take_over)
 		rc = lp_guard_take_over(&run.j, &old_anchor, (int *[]){ &run.ready_fd, &o.status_fd, NULL }, &err);
 	if (!rc) {
-		rc = (o.take_over ? lp_log_append : lp_log_init)(o.log_file, o.verbosity);
+		rc = (o.take_over || o.resume ? lp_log_append : lp_log_init)(o.log_file, o.verbosity);
 		if (rc)
 			lp_err_sys(&err, rc, "%s", o.log_file);
 		run.logging = !rc && o.log_file;
 	}
 	if (!rc && o.guardian && !run.j)
 		rc = lp_journal_create(&run.j, &err);
+	if (!rc && !is_from(&o))
+		o.verify = verify_once(run.j ? run.j->h : NULL, dir, o.verify);
 	run.dir = dir;
+	/* Too many arguments: then it cannot be upgraded, and says so when asked. */
+	if (!rc && run.j && resume_argv(argc, argv, run.j->fd, dir, &run.argv))
+		run.argv = NULL;
 	if (rc)
 		complain(&run, &err);
 	else
 		status = run.j ? guarded(&run, old_anchor) : work(&run);
+	lp_guard_remove_ctl(&run.ctl);
 	lp_journal_free(run.j);
+	resume_argv_free(run.argv);
 	free(dir);
 	return status;
 }

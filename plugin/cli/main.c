@@ -11,6 +11,9 @@ static const struct {
 	const char *what;
 } commands[] = {
 	{ "daemon", cmd_daemon, "fill the tasks of one `criu restore --lazy-pages`" },
+	{ "status", cmd_ctl, "what a running daemon does, and what is missing" },
+	{ "ctl", cmd_ctl, "pause, throttle, cancel: speak to a running daemon" },
+	{ "upgrade", cmd_upgrade, "a running daemon becomes another program, in place" },
 	{ "restore", cmd_restore, "restore a checkpoint, from here or from a server, with one command" },
 	{ "serve", cmd_serve, "offer checkpoints to other hosts" },
 	{ "page-server", cmd_page_server, "offer one checkpoint to one `criu lazy-pages`" },

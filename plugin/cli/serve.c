@@ -37,7 +37,7 @@ static void usage(FILE *f)
 	      "                         --lazy-pages`: fetch them once, keep them, serve them (repeatable)\n"
 	      "      --verify WHAT      pages, by the seals of the checkpoints (lazypages seal): auto (default) where\n"
 	      "                         there is one, require or no\n"
-		      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT, unix:PATH or vsock:CID:PORT (repeatable)\n"
+	      "      --listen ADDRESS   HOST:PORT, [IPV6]:PORT, unix:PATH or vsock:CID:PORT (repeatable)\n"
 	      "      --insecure-listen-anywhere  listen beyond loopback although nothing is encrypted\n"
 	      LP_TLS_USAGE
 	      "      --access FILE      lines CLIENT NAME...: the checkpoints that a client may have, by the name in its\n"

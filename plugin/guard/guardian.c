@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -127,6 +128,14 @@ static void start_anchor(struct guardian *g)
 	g->anchor = pid > 0 ? pid : 0;
 }
 
+void lp_guard_remove_ctl(const struct lp_jctl *ctl)
+{
+	struct stat st;
+
+	if (ctl->fd >= 0 && !stat(LP_CTL_SOCKET, &st) && st.st_dev == ctl->dev && st.st_ino == ctl->ino)
+		unlink(LP_CTL_SOCKET);
+}
+
 static void end_anchor(struct guardian *g)
 {
 	if (!g->anchor)
@@ -135,6 +144,7 @@ static void end_anchor(struct guardian *g)
 	waitpid(g->anchor, NULL, 0);
 	g->anchor = 0;
 	unlink(LP_ANCHOR_FILE);
+	lp_guard_remove_ctl(&g->j->h->ctl);
 }
 
 static void on_signal(struct guardian *g, int sig)
@@ -166,6 +176,48 @@ static void announce(struct guardian *g)
 		kill(g->worker, SIGKILL);
 }
 
+static void refuse_upgrade(struct guardian *g, const char *why)
+{
+	struct lp_jupgrade *up = &g->j->h->up;
+
+	pr_err("upgrade to %s refused: %s", up->path, why);
+	snprintf(up->msg, sizeof(up->msg), "%s", why);
+	atomic_store(&up->state, LP_J_UP_REFUSED);
+}
+
+/* Does not return if it succeeds. */
+static void upgrade(struct guardian *g)
+{
+	struct lp_jupgrade *up = &g->j->h->up;
+	struct lp_err err = { "" };
+
+	atomic_store(&up->state, LP_J_UP_CHECKING);
+	wait_swept(g);
+	up->path[sizeof(up->path) - 1] = 0;
+	if (!g->conf->argv || !g->announced) {
+		refuse_upgrade(g, "the daemon has not started yet, or its command line is too long");
+		return;
+	}
+	if (guard_upgrade_check(g->conf, up->path, &err)) {
+		refuse_upgrade(g, err.msg);
+		return;
+	}
+	pr_msg("upgrade: process %d becomes %s", getpid(), up->path);
+	atomic_store(&up->state, LP_J_UP_REPLACING);
+	if (g->worker) {
+		kill(g->worker, SIGKILL);
+		waitpid(g->worker, &g->status, 0);
+		g->worker = 0;
+		g->j->h->died_at = now_ns();
+	}
+	if (lp_journal_has(g->j, LP_JF_ENDED)) {
+		refuse_upgrade(g, "the restore has just ended");
+		return;
+	}
+	guard_upgrade_exec(g->conf, up->path, &err);
+	refuse_upgrade(g, err.msg);
+}
+
 static void reap(struct guardian *g)
 {
 	int status;
@@ -195,6 +247,8 @@ static void wait_until(struct guardian *g, uint64_t end)
 			reap(g);
 		else if (sig > 0 && sig != SIGUSR1)
 			on_signal(g, sig);
+		if (atomic_load(&g->j->h->up.state) == LP_J_UP_ASKED)
+			upgrade(g);
 		if (!g->announced && lp_journal_has(g->j, LP_JF_LISTENING)) {
 			g->announced = true;
 			announce(g);
@@ -241,6 +295,7 @@ int lp_guard_run(const struct lp_guard_conf *conf)
 	unsigned failures = 0;
 	uint64_t tail;
 	char why[128];
+	int sig;
 
 	sigemptyset(&g.waited);
 	sigaddset(&g.waited, SIGTERM);
@@ -251,12 +306,22 @@ int lp_guard_run(const struct lp_guard_conf *conf)
 	signal(SIGCHLD, SIG_DFL); /* an inherited SIG_IGN would reap by itself */
 	signal(SIGPIPE, SIG_IGN);
 	sigprocmask(SIG_BLOCK, &g.waited, &g.old);
-	g.oom_adj = oom_adj(NULL);
+	if (conf->resumed) {
+		/* The old program has blocked them, so that none was lost on the way. */
+		for (sig = 1; sig < NSIG; sig++)
+			if (sigismember(&g.waited, sig) == 1)
+				sigdelset(&g.old, sig);
+	} else {
+		g.j->h->oom_adj = oom_adj(NULL);
+		/* One that died in the middle of it has asked in vain. */
+		atomic_store(&g.j->h->up.state, LP_J_UP_NONE);
+	}
+	g.oom_adj = g.j->h->oom_adj;
 	oom_adj(&never);
 	g.j->h->guardian = getpid();
 	/* Nobody who takes over is told that we are ready: that was said. */
-	g.announced = conf->old_anchor && lp_journal_has(g.j, LP_JF_LISTENING);
-	if (g.announced && conf->ready(conf->arg))
+	g.announced = conf->resumed || (conf->old_anchor && lp_journal_has(g.j, LP_JF_LISTENING));
+	if (g.announced && !conf->resumed && conf->ready(conf->arg))
 		return 1; /* all is as it was, the old anchor too */
 	start_anchor(&g);
 	if (conf->old_anchor > 0 && g.anchor)
@@ -314,4 +379,5 @@ void lp_guard_end_anchor(struct lp_journal *j)
 {
 	kill(j->h->anchor, SIGKILL);
 	unlink(LP_ANCHOR_FILE);
+	lp_guard_remove_ctl(&j->h->ctl);
 }

@@ -13,4 +13,10 @@ pid_t guard_anchor_start(struct lp_journal *j);
 /* In clock ticks since boot: with its pid it names a process for ever. 0: there is none. */
 uint64_t guard_start_time(pid_t pid);
 
+/* upgrade.c */
+/* Can the program @path go on from here? 0, or why not. Ends nothing. */
+int guard_upgrade_check(const struct lp_guard_conf *conf, const char *path, struct lp_err *err);
+/* Become it. No worker lives. Returns only when that failed. */
+void guard_upgrade_exec(const struct lp_guard_conf *conf, const char *path, struct lp_err *err);
+
 #endif

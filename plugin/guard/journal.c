@@ -77,8 +77,10 @@ int lp_journal_create(struct lp_journal **out, struct lp_err *err)
 	j->h->magic = LP_J_MAGIC;
 	j->h->version = LP_J_VERSION;
 	j->h->cell_size = sizeof(struct lp_jcell);
+	j->h->engine = LP_J_ENGINE;
+	j->h->features = LP_J_FEATURES;
 	j->h->cap = GROW_CELLS;
-	j->h->listen_fd = j->h->hand_sock = -1;
+	j->h->listen_fd = j->h->hand_sock = j->h->ctl.fd = -1;
 	j->h->hand.state[0].gen = 1;
 	for (i = 0; i < LP_J_KEEP; i++)
 		j->h->keep[i] = -1;
@@ -104,6 +106,16 @@ int lp_journal_attach(int fd, struct lp_journal **out, struct lp_err *err)
 		lp_journal_free(j);
 		return lp_err(err, -EINVAL,
 			      "the journal is of another version of lazypages: take over with the program that wrote it");
+	}
+	if (j->h->engine != LP_J_ENGINE || (j->h->features & ~LP_J_FEATURES)) {
+		rc = lp_err(err, -EINVAL,
+			    "the journal was written by an engine with rules %llu and features 0x%llx, this program has "
+			    "%d and 0x%llx: go on with the program that wrote it",
+			    (unsigned long long)j->h->engine, (unsigned long long)j->h->features, LP_J_ENGINE,
+			    (unsigned long long)LP_J_FEATURES);
+		j->fd = -1;
+		lp_journal_free(j);
+		return rc;
 	}
 	*out = j;
 	return 0;
@@ -372,6 +384,7 @@ static void live_fds(struct lp_journal *j, struct fds *live)
 		fds_add(live, lp_jhand_fd(h));
 	fds_add(live, j->h->listen_fd);
 	fds_add(live, j->h->hand_sock);
+	fds_add(live, j->h->ctl.fd);
 	free(mms.v);
 }
 

@@ -35,7 +35,15 @@
 #include "base/err.h"
 
 #define LP_J_MAGIC   UINT64_C(0x314e524a5a414c00) /* "\0LAZJRN1" */
-#define LP_J_VERSION 1
+/* Of the header's and the cells' form. Whatever changes either raises it. */
+#define LP_J_VERSION 2
+/*
+ * Of what the engine makes of cells: a new worker must come to the views that the
+ * old one had. Whatever makes the engine ask or decide otherwise raises it.
+ */
+#define LP_J_ENGINE 1
+/* What somebody who goes on has to know besides, one bit each: none yet. */
+#define LP_J_FEATURES UINT64_C(0)
 
 enum lp_jkind {
 	LP_J_NONE, /* reserved, not committed */
@@ -123,9 +131,40 @@ enum {
 
 #define LP_J_KEEP 16
 
+/* What is set by `lazypages ctl`, so that it outlives a worker. */
+enum lp_jbackground {
+	LP_J_AS_STARTED, /* as --no-background says */
+	LP_J_PAUSED,
+	LP_J_RUNNING,
+};
+
+struct lp_jctl {
+	_Atomic uint32_t background; /* enum lp_jbackground */
+	_Atomic uint64_t rate;	     /* of the background, bytes per second; 0: as fast as it goes */
+	_Atomic int32_t fd;	     /* listening, -1 none */
+	uint64_t dev, ino;	     /* of its name, so that nobody else's is removed */
+};
+
+/* `lazypages upgrade`: the worker asks, the guardian does it. */
+enum lp_jupstate {
+	LP_J_UP_NONE,
+	LP_J_UP_ASKED,	   /* path is there */
+	LP_J_UP_CHECKING,  /* the new program looks at the journal */
+	LP_J_UP_REPLACING, /* the old worker is being ended, the guardian becomes the new program */
+	LP_J_UP_DONE,
+	LP_J_UP_REFUSED,   /* why is in msg; the old one goes on */
+};
+
+struct lp_jupgrade {
+	_Atomic uint32_t state, serial; /* serial: one more for each that was asked for */
+	char path[1024];
+	char msg[512];
+};
+
 struct lp_jhead {
 	uint64_t magic;
 	uint32_t version, cell_size;
+	uint64_t engine, features; /* LP_J_ENGINE, LP_J_FEATURES of who wrote it */
 	_Atomic uint64_t tail, cap; /* cells: reserved, and allocated */
 	_Atomic uint32_t flags;
 	int32_t exit_code;
@@ -139,6 +178,10 @@ struct lp_jhead {
 	uint8_t ident[16];	    /* of the checkpoint */
 	uint64_t died_at;	    /* the last worker's death, ns */
 	uint64_t longest_ns;	    /* from a death until all tasks were woken */
+	uint32_t verify;	    /* enum lp_verify, as decided at the start; 0: not yet */
+	int32_t oom_adj;	    /* that the first guardian was started with */
+	struct lp_jctl ctl;
+	struct lp_jupgrade up;
 	struct lp_crash_state crash;
 	_Alignas(64) struct lp_jzone zone;
 	_Alignas(64) struct lp_jhand hand;

@@ -125,6 +125,9 @@ void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj)
 			       mm->pid, mm->id, r->source->ops->where(r->source, obj, img, where, sizeof(where)),
 			       lp_source_strerror(why));
 		mm->warned_source = true;
+		r->source_bad_at = now;
+		r->source_error = why;
+		r->source_errors++;
 		mm->backoff = min_u64(mm->backoff < 50 * MS ? 50 * MS : mm->backoff * 2, 1000 * MS);
 	}
 	eng_stall(mm->space, now + mm->backoff);
@@ -245,6 +248,16 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 
 	busy_begin(r);
 	while (!rc) {
+		if (control_held(r)) {
+			/* As below: it may sleep. What it has claimed a fault can take from it. */
+			bool go;
+
+			busy_end(r);
+			go = control_turn(r);
+			busy_begin(r);
+			if (!go)
+				break;
+		}
 		lp_gate_enter(&mm->gate);
 		p = lp_flight_head(f);
 		if (!p) {
@@ -262,6 +275,8 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			lp_gate_leave(&mm->gate);
 			if (!rc)
 				lost_found(mm, at.obj, at.img, at.len);
+			if (left)
+				control_charge(r, left);
 			/*
 			 * A thread whose message was read has an owner that wakes it; this
 			 * only wakes it sooner, so not when nobody faults.
@@ -326,7 +341,7 @@ void *bulk_main(void *arg)
 		when = LP_NEVER;
 		rc = -EAGAIN;
 		/* Before CRIU has registered everything it would only fight with CRIU for locks and CPUs. */
-		if ((r->conf->background || r->hurry) && !r->failed && !r->fatal && atomic_load(&r->armed))
+		if (control_background(r) && !r->failed && !r->fatal && atomic_load(&r->armed))
 			rc = eng_next(r, FLIGHT_BYTES, FLIGHT_PIECES, lp_now(), &f, &when);
 		if (rc == -ENOMEM)
 			when = lp_now() + 10 * MS;

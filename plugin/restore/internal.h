@@ -97,12 +97,14 @@ struct lp_restore {
 	struct lp_replay *replay; /* the engine is given again what a dead worker gave it: the kernel is not asked */
 	struct lp_jzone *zone;	/* where messages land; of the role. In the journal, or ours */
 	struct lp_jhand *hand;	/* likewise what comes on the hand-off socket; of main */
+	struct lp_jctl *ctl;	/* likewise what was set from outside */
+	struct lp_jctl own_ctl;
 	struct lp_jzone own_zone;
 	struct lp_jhand own_hand;
 	struct lp_recorder *trace; /* NULL: none is made */
 
 	pthread_mutex_t role, lock;
-	pthread_cond_t bulk_cond, urgent_cond, idle_cond; /* on CLOCK_MONOTONIC */
+	pthread_cond_t bulk_cond, urgent_cond, idle_cond, ctl_cond; /* on CLOCK_MONOTONIC */
 	uint64_t due;			/* of the role: when to look around at the latest */
 	bool again;			/* of the role: children are young no more, look around once more */
 	uint64_t probed;		/* of the role: when exits were last looked for */
@@ -116,19 +118,25 @@ struct lp_restore {
 	struct urgent *urgent_head, **urgent_tail;
 	_Atomic bool armed; /* CRIU said that all tasks are restored */
 	bool failed;   /* the restore failed: no background, wait for the tasks' end */
-	bool hurry;    /* a signal: background even if it was off */
+	_Atomic bool hurry; /* a signal: background even if it was off */
 	bool stopping; /* threads shall end */
 	bool done;     /* the reader has closed the last mm */
 	bool fatal;    /* layout lost: see lose_tree() */
 	unsigned orphans; /* descriptors of children that could not be followed: held for ever */
 	int reserve[RESERVE]; /* descriptors to give up when there are no others; of the role */
 	unsigned nreserve;
+	uint64_t turn_at; /* of a throttled background: not before */
+	uint64_t source_bad_at, source_errors; /* its last failure, and how many */
+	int source_error;
 	bool spare_files; /* enough for a pidfd of each task */
 	uint64_t t_first;
 
 	int epfd;
 	int kick_fd;	/* eventfd: the reader shall look around */
 	int done_fd;	/* eventfd: main shall look around */
+	int ctl_kick;	/* eventfd: the control thread shall look around */
+	_Atomic bool accepted; /* CRIU has come */
+	_Atomic bool cancelled; /* the next signal is for that */
 	_Atomic bool probe_all; /* some task has ended: which address spaces are gone? */
 
 	_Atomic uint64_t filled_bulk, filled_urgent, dropped, lost, refused, faults, zero_faults;
@@ -261,6 +269,17 @@ void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj);
 void flight_finish(struct lp_restore *r, struct lp_flight *f);
 /* The address space is gone. Neither gate nor lock held. */
 void mm_gone(struct lp_mm *mm);
+
+/* control.c */
+void *control_main(void *arg);
+/* Shall the background run, by what was set and by --no-background? */
+bool control_background(const struct lp_restore *r);
+/* Must a thread of the background ask control_turn() before each chunk? No lock needed; may be late. */
+bool control_held(const struct lp_restore *r);
+/* Sleep until the background may go on, without any lock. False: it shall not. */
+bool control_turn(struct lp_restore *r);
+/* It has filled a chunk of @bytes. */
+void control_charge(struct lp_restore *r, uint64_t bytes);
 
 /* exits.c */
 struct lp_exits;

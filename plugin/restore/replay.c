@@ -308,6 +308,8 @@ int replay(struct lp_restore *r, struct lp_err *err)
 		atomic_store(&r->probe_all, true);
 		kick_reader(r);
 	}
+	if (!rc && atomic_load(&r->j->h->up.state) == LP_J_UP_REPLACING)
+		atomic_store(&r->j->h->up.state, LP_J_UP_DONE);
 	lp_crash_point(restart_woken);
 	now = lp_now();
 	if (!rc && r->j->h->died_at && now - r->j->h->died_at > r->j->h->longest_ns)
@@ -321,4 +323,28 @@ int replay(struct lp_restore *r, struct lp_err *err)
 	free(p.mms);
 	free(rd);
 	return rc;
+}
+
+int lp_restore_rehearse(const struct lp_images *im, struct lp_journal *j, struct lp_err *err)
+{
+	const struct lp_engine_conf ec = { .page = LP_PAGE_SIZE, .seed = lp_now(), .there = mm_there };
+	const struct lp_restore_conf conf = { .images = im, .journal = j };
+	struct lp_restore *r = calloc(1, sizeof(*r));
+	struct lp_replay p = { .r = r };
+	int rc;
+
+	*err->msg = 0;
+	if (!r)
+		return lp_err(err, -ENOMEM, "out of memory");
+	r->conf = &conf;
+	r->j = j;
+	r->engine = lp_engine_new(&ec);
+	r->urgent_tail = &r->urgent_head;
+	pthread_mutex_init(&r->lock, NULL);
+	if (!r->engine)
+		return lp_err(err, -ENOMEM, "out of memory");
+	if (lp_journal_has(j, LP_JF_BROKEN))
+		return lp_err(err, -ENODATA, "the journal is not complete");
+	rc = read_log(&p, err);
+	return rc && !*err->msg ? lp_err_sys(err, rc, "cannot go on from the journal") : rc;
 }

@@ -47,9 +47,9 @@ void kick_main(struct lp_restore *r)
 }
 
 struct threads {
-	pthread_t reader, urgent[URGENT_THREADS], *bulk;
+	pthread_t reader, control, urgent[URGENT_THREADS], *bulk;
 	unsigned nurgent, nbulk;
-	bool has_reader;
+	bool has_reader, has_control;
 };
 
 static void threads_stop(struct lp_restore *r, struct threads *t)
@@ -61,7 +61,9 @@ static void threads_stop(struct lp_restore *r, struct threads *t)
 	pthread_cond_broadcast(&r->bulk_cond);
 	pthread_cond_broadcast(&r->urgent_cond);
 	pthread_cond_broadcast(&r->idle_cond);
+	pthread_cond_broadcast(&r->ctl_cond);
 	pthread_mutex_unlock(&r->lock);
+	kick(r->ctl_kick);
 	for (i = 0; i < t->nbulk; i++)
 		pthread_join(t->bulk[i], NULL);
 	for (i = 0; i < t->nurgent; i++)
@@ -70,6 +72,8 @@ static void threads_stop(struct lp_restore *r, struct threads *t)
 	kick_reader(r);
 	if (t->has_reader)
 		pthread_join(t->reader, NULL);
+	if (t->has_control)
+		pthread_join(t->control, NULL);
 	free(t->bulk);
 }
 
@@ -83,6 +87,10 @@ static int threads_start(struct lp_restore *r, struct threads *t, struct lp_err 
 		return lp_err(err, -ENOMEM, "out of memory");
 	rc = -pthread_create(&t->reader, NULL, reader_main, r);
 	t->has_reader = !rc;
+	if (!rc && r->ctl->fd >= 0) {
+		rc = -pthread_create(&t->control, NULL, control_main, r);
+		t->has_control = !rc;
+	}
 	for (i = 0; !rc && i < URGENT_THREADS; i++) {
 		rc = -pthread_create(&t->urgent[i], NULL, urgent_main, r);
 		t->nurgent += !rc;
@@ -107,9 +115,12 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 	r->j = conf->journal;
 	r->zone = r->j ? &r->j->h->zone : &r->own_zone;
 	r->hand = r->j ? &r->j->h->hand : &r->own_hand;
+	r->own_ctl.fd = -1;
+	r->accepted = r->j && lp_journal_has(r->j, LP_JF_ACCEPTED);
+	r->ctl = r->j ? &r->j->h->ctl : conf->ctl ? conf->ctl : &r->own_ctl;
 	r->trace = conf->trace;
 	r->urgent_tail = &r->urgent_head;
-	r->epfd = r->kick_fd = r->done_fd = -1;
+	r->epfd = r->kick_fd = r->done_fd = r->ctl_kick = -1;
 	pthread_mutex_init(&r->lock, NULL);
 	pthread_mutex_init(&r->role, NULL);
 	r->due = LP_NEVER;
@@ -118,6 +129,7 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 	pthread_cond_init(&r->bulk_cond, &ca);
 	pthread_cond_init(&r->urgent_cond, &ca);
 	pthread_cond_init(&r->idle_cond, &ca);
+	pthread_cond_init(&r->ctl_cond, &ca);
 	pthread_condattr_destroy(&ca);
 	/* One descriptor for every task and every child of a fork. */
 	if (!getrlimit(RLIMIT_NOFILE, &rl)) {
@@ -162,7 +174,8 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 	r->epfd = epoll_create1(EPOLL_CLOEXEC);
 	r->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	r->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (!r->engine || r->epfd < 0 || r->kick_fd < 0 || r->done_fd < 0 ||
+	r->ctl_kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (!r->engine || r->epfd < 0 || r->kick_fd < 0 || r->done_fd < 0 || r->ctl_kick < 0 ||
 	    epoll_ctl(r->epfd, EPOLL_CTL_ADD, r->kick_fd, &ev))
 		return lp_err(err, -ENOMEM, "cannot set up the daemon: %s", strerror(errno));
 	return 0;
@@ -181,6 +194,9 @@ static void fini(struct lp_restore *r)
 		close(r->kick_fd);
 	if (r->done_fd >= 0)
 		close(r->done_fd);
+	if (r->ctl_kick >= 0)
+		close(r->ctl_kick);
+	pthread_cond_destroy(&r->ctl_cond);
 	pthread_cond_destroy(&r->bulk_cond);
 	pthread_cond_destroy(&r->urgent_cond);
 	pthread_cond_destroy(&r->idle_cond);
@@ -268,6 +284,15 @@ static void on_signal(struct waiting *w, struct lp_err *err, int *result)
 		set_failed(w, result, lp_err(err, -EINTR, "signal %u before CRIU came", si.ssi_signo));
 		return;
 	}
+	if (atomic_load(&r->cancelled)) {
+		pthread_mutex_lock(&r->lock);
+		lose_all(r);
+		pthread_cond_broadcast(&r->ctl_cond);
+		pthread_mutex_unlock(&r->lock);
+		atomic_store(&r->probe_all, true);
+		kick_reader(r);
+		return;
+	}
 	pthread_mutex_lock(&r->lock);
 	if (!r->hurry)
 		pr_warn("signal %u: the restored tasks need their pages; filling the rest first, then leaving",
@@ -275,6 +300,7 @@ static void on_signal(struct waiting *w, struct lp_err *err, int *result)
 	r->hurry = true;
 	note_flag(r, LP_JF_HURRY);
 	pthread_cond_broadcast(&r->bulk_cond);
+	pthread_cond_broadcast(&r->ctl_cond);
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -288,6 +314,7 @@ static void on_listen(struct waiting *w, struct lp_err *err, int *result)
 	}
 	lp_crash_point(accept);
 	w->accepted = true;
+	w->r->accepted = true;
 	if (w->r->j)
 		w->r->j->h->hand_sock = w->sock;
 	note_flag(w->r, LP_JF_ACCEPTED);
@@ -312,6 +339,8 @@ static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 		pthread_mutex_lock(&r->lock);
 		r->armed = true;
 		RECORD(r, LP_REC_MARK, LP_MARK_ARMED, 0);
+		if (r->fatal) /* tasks that were handed over after the others were killed */
+			kill_tasks(r);
 		for (mm = r->mms; mm; mm = mm->next) {
 			if (mm->handed && !lp_space_dead(mm->space) && prime_protected(mm))
 				lose_tree(r, mm, "out of memory for its first pages");

@@ -31,6 +31,7 @@ struct lp_restore_conf {
 	enum lp_lost on_lost;
 	uint64_t lost_after_ns;		/* after the first failure to get a page */
 	struct lp_journal *journal;	/* of the guardian, borrowed; NULL: none */
+	struct lp_jctl *ctl;		/* without a journal: where it is controlled, borrowed; NULL: it is not */
 	struct lp_recorder *trace;	/* borrowed likewise, started and stopped; NULL: none */
 };
 
@@ -63,5 +64,12 @@ int lp_restore_listen(struct lp_err *err);
  */
 int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_restore_stats *stats,
 		   struct lp_err *err);
+
+/*
+ * Could a worker of this program go on from @j now, whoever is at it? Nothing is
+ * changed, no descriptor is needed. What it takes of memory is not given back. A
+ * log that is just being written may look as if not: try again.
+ */
+int lp_restore_rehearse(const struct lp_images *im, struct lp_journal *j, struct lp_err *err);
 
 #endif

@@ -119,6 +119,7 @@ static const struct some some[] = {
 	{ ALL, "socket", "AF_NETLINK", 0, SCMP_CMP_EQ, AF_NETLINK, 0, false },
 	{ ALL, "socket", "AF_INET (if it connects)", 0, SCMP_CMP_EQ, AF_INET, 0, true },
 	{ ALL, "socket", "AF_INET6 (if it connects)", 0, SCMP_CMP_EQ, AF_INET6, 0, true },
+	{ ALL, "socket", "AF_VSOCK (if it connects)", 0, SCMP_CMP_EQ, AF_VSOCK, 0, true },
 	{ ALL, "clone", "CLONE_THREAD", 0, SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD, false },
 	{ ALL, "prctl", "PR_SET_NAME", 0, SCMP_CMP_EQ, PR_SET_NAME, 0, false },
 	{ ALL, "prctl", "PR_SET_TIMERSLACK", 0, SCMP_CMP_EQ, PR_SET_TIMERSLACK, 0, false },

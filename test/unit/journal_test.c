@@ -64,6 +64,15 @@ static void strangers(void **state)
 	j->h->version++;
 	assert_int_equal(lp_journal_attach(fd, &out, &err), -EINVAL);
 	j->h->version--;
+	j->h->engine++;
+	assert_int_equal(lp_journal_attach(fd, &out, &err), -EINVAL);
+	j->h->engine--;
+	j->h->features |= UINT64_C(1) << 63;
+	assert_int_equal(lp_journal_attach(fd, &out, &err), -EINVAL);
+	j->h->features = LP_J_FEATURES;
+	assert_int_equal(lp_journal_attach(fd, &out, &err), 0);
+	out->fd = -1;
+	lp_journal_free(out);
 	j->h->cap = UINT64_MAX / 32;
 	assert_int_equal(lp_journal_attach(fd, &out, &err), -EINVAL);
 	assert_int_equal(lp_journal_attach(null, &out, &err), -EINVAL);
