@@ -96,7 +96,9 @@ static void confined(const char *dir, bool landlock, bool dial)
 	expect("clone3", syscall(SYS_clone3, NULL, 0), ENOSYS);
 	REFUSED(syscall(SYS_pidfd_getfd, 0, 0, 0));
 	REFUSED(socket(AF_PACKET, SOCK_RAW, 0));
-	REFUSED(socket(AF_VSOCK, SOCK_STREAM, 0));
+	REFUSED(socket(AF_ALG, SOCK_SEQPACKET, 0));
+	if (!dial)
+		REFUSED(socket(AF_VSOCK, SOCK_STREAM, 0));
 	fd = socket(AF_INET, SOCK_STREAM, 0);
 	expect("socket(AF_INET)", fd, dial ? 0 : EPERM);
 	if (fd >= 0) {
