@@ -35,7 +35,6 @@
 #define COST_LATE 8	  /* was read late, after what came later */
 #define COST_DEEP 8	  /* and what had come to its place meanwhile had been taken away again */
 #define COST_KERNEL 100	  /* the kernel has something where nothing should be, or nothing */
-#define COST_ABSENT 20	  /* and this may be MADV_DONTFORK */
 #define COST_GROWN 10	  /* ... but it is one mapping with what is in front: that has grown there */
 #define COST_JOINED 40	  /* moved there, but one mapping with what is in front: only what comes home may merge */
 
@@ -182,24 +181,13 @@ unsigned msg_points(const struct lp_space *s, const struct lp_msg *m, uint64_t *
 	return n;
 }
 
-unsigned facts_against(const struct lp_fact *f, size_t n, const struct lp_view *v)
-{
-	struct lp_range r;
-	unsigned cost = 0;
-
-	for (; n; n--, f++)
-		if (f->there != lp_map_find(&v->extents, f->addr, &r))
-			cost += f->there ? COST_THERE : COST_ABSENT;
-	return cost;
-}
-
 int fact_ask(const struct lp_space *s, uint64_t addr, struct lp_fact *facts, size_t *n)
 {
 	size_t i;
 	int rc;
 
 	for (i = 0; i < *n; i++)
-		if (facts[i].addr == addr)
+		if (facts[i].addr == addr && !facts[i].len)
 			return 0;
 	rc = s->engine->there ? s->engine->there(s->host, addr, s->engine->page) : -EAGAIN;
 	if (rc >= 0)

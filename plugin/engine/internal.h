@@ -36,6 +36,7 @@ struct lp_msg {
 /* Was something registered there in a young child when its kernel was asked? */
 struct lp_fact {
 	uint64_t addr;
+	uint64_t len; /* 0: of a page; else of an UNMAP: is all of it, and a page on either side, one mapping? */
 	bool there;
 };
 
@@ -128,6 +129,8 @@ int view_inherit(struct lp_pool *pool, struct lp_view *v);
 /* The kernel of a child has something where nothing should be; or it has grown there. The others are in epoch.c. */
 #define COST_THERE 100
 #define COST_GREW 10
+/* It has nothing where something should be: that may be MADV_DONTFORK. */
+#define COST_ABSENT 20
 
 /* epoch.c */
 #define LP_POINTS 16
@@ -140,8 +143,6 @@ int apply_msg(struct lp_pool *pool, struct lp_view *v, const struct lp_msg *m);
 /* How unlikely is @m as the next change of @v? 0: nothing speaks against it. */
 unsigned msg_violation(const struct lp_view *v, const struct lp_msg *m);
 unsigned msg_points(const struct lp_space *s, const struct lp_msg *m, uint64_t *at);
-/* How much speak @n answers of a child's kernel against @v? */
-unsigned facts_against(const struct lp_fact *f, size_t n, const struct lp_view *v);
 /* Ask the kernel of @s, if it was not asked before; there is room for the answer. 0 or -EAGAIN. */
 int fact_ask(const struct lp_space *s, uint64_t addr, struct lp_fact *facts, size_t *n);
 

@@ -50,7 +50,7 @@ static bool fact(const struct lp_space *c, uint64_t addr, bool *there)
 	size_t i;
 
 	for (i = 0; i < c->nfacts; i++) {
-		if (c->facts[i].addr != addr)
+		if (c->facts[i].addr != addr || c->facts[i].len)
 			continue;
 		if (there)
 			*there = c->facts[i].there;
@@ -67,12 +67,39 @@ static bool absent(const struct lp_space *c, uint64_t addr)
 	return fact(c, addr, &there) && !there;
 }
 
+/* All that UNMAP @m names is there in @c, as one mapping with what is on either side. */
+static bool spans(const struct lp_space *c, const struct lp_msg *m)
+{
+	size_t i;
+
+	for (i = 0; i < c->nfacts; i++)
+		if (c->facts[i].addr == m->from && c->facts[i].len == m->len)
+			return c->facts[i].there;
+	return false;
+}
+
+static void ask_span(struct lp_space *s, struct lp_space *c, const struct lp_msg *m)
+{
+	uint64_t page = s->engine->page;
+	size_t i;
+	int rc;
+
+	if (m->kind != MSG_UNMAP || m->part || m->from < page || !s->engine->there)
+		return;
+	for (i = 0; i < c->nfacts; i++)
+		if (c->facts[i].addr == m->from && c->facts[i].len == m->len)
+			return;
+	rc = s->engine->there(c->host, m->from - page, m->len + 2 * page);
+	if (rc >= 0)
+		c->facts[c->nfacts++] = (struct lp_fact){ .addr = m->from, .len = m->len, .there = rc != 0 };
+}
+
 static int ask(struct lp_space *s, struct lp_space *c, const struct lp_msg *m)
 {
 	uint64_t at[LP_POINTS];
 	unsigned n = msg_points(s, m, at), i;
 
-	if (c->nfacts + n > c->cap_facts) {
+	if (c->nfacts + n + 1 > c->cap_facts) {
 		size_t cap = 2 * (c->nfacts + n) + 16;
 		struct lp_fact *f = realloc(c->facts, cap * sizeof(*f));
 
@@ -90,6 +117,7 @@ static int ask(struct lp_space *s, struct lp_space *c, const struct lp_msg *m)
 		else /* -EAGAIN: it is changing its own layout already; what it would have said is not known. */
 			fact_ask(c, at[i], c->facts, &c->nfacts);
 	}
+	ask_span(s, c, m);
 	return 0;
 }
 
@@ -179,12 +207,22 @@ struct choice {
 	struct lp_view best_view;
 };
 
+/* The mapping in front of UNMAP @m has grown over the hole and beyond; or, if @m was later, its own end had grown. */
+static bool grew_beyond(const struct choice *k, const struct lp_view *v, const struct lp_msg *m)
+{
+	struct lp_range r;
+
+	return m->kind == MSG_UNMAP && spans(k->c, m) && !lp_map_find(&v->extents, m->from + m->len, &r) &&
+	       lp_map_find(&v->extents, m->from - k->s->engine->page, &r);
+}
+
 /*
  * @m is taken to have been made before the fork, and the child's kernel has the
  * beginning of what it unmapped, but not the end. Was it made afterwards, and
  * the end is missing for another reason (MADV_DONTFORK)? Rather, the mapping in
  * front of it has grown into the hole before the fork, which no message tells:
- * then there are zeros.
+ * then there are zeros. The same if it is one mapping, and has more than
+ * messages know of: so it has grown, and most likely over the hole.
  */
 static bool has_grown(const struct choice *k, const struct lp_view *v, const struct lp_msg *m)
 {
@@ -192,9 +230,43 @@ static bool has_grown(const struct choice *k, const struct lp_view *v, const str
 	struct lp_range r;
 	bool there;
 
-	return m->kind == MSG_UNMAP && m->from >= page && m->len > page && fact(k->c, m->from, &there) && there &&
-	       absent(k->c, m->from + m->len - page) && !lp_map_find(&v->extents, m->from, &r) &&
+	if (m->kind != MSG_UNMAP || m->from < page || lp_map_find(&v->extents, m->from, &r))
+		return false;
+	if (grew_beyond(k, v, m))
+		return true;
+	return m->len > page && fact(k->c, m->from, &there) && there && absent(k->c, m->from + m->len - page) &&
 	       lp_map_find(&v->extents, m->from - page, &r);
+}
+
+/* How much do the answers of the child's kernel speak against @v, which k->with leads to? */
+static unsigned facts_against(const struct choice *k, const struct lp_view *v)
+{
+	const struct lp_msg *log = k->s->log;
+	unsigned cost = 0;
+	struct lp_range r;
+	size_t i, j;
+
+	for (i = 0; i < k->c->nfacts; i++) {
+		const struct lp_fact *f = &k->c->facts[i];
+
+		if (f->len || f->there == lp_map_find(&v->extents, f->addr, &r))
+			continue;
+		for (j = 0; f->there && j < k->n; j++) {
+			const struct lp_msg *m = &log[k->seq[j]];
+
+			if (k->with[j] && f->addr - m->from < m->len && has_grown(k, v, m))
+				break;
+		}
+		if (!f->there || j == k->n)
+			cost += f->there ? COST_THERE : COST_ABSENT;
+	}
+	for (j = 0; j < k->n; j++) {
+		const struct lp_msg *m = &log[k->seq[j]];
+
+		if (k->with[j] ? has_grown(k, v, m) : grew_beyond(k, v, m))
+			cost += COST_GREW;
+	}
+	return cost;
 }
 
 static int consider(struct choice *k)
@@ -218,10 +290,7 @@ static int consider(struct choice *k)
 	if (!rc)
 		rc = view_inherit(pool, &v);
 	if (!rc)
-		cost += facts_against(k->c->facts, k->c->nfacts, &v);
-	for (i = 0; !rc && i < k->n && cost >= COST_THERE; i++)
-		if (k->with[i] && has_grown(k, &v, &k->s->log[k->seq[i]]))
-			cost -= COST_THERE - COST_GREW;
+		cost += facts_against(k, &v);
 	if (!rc && cost < k->best_cost) {
 		k->best_cost = cost;
 		memcpy(k->best, k->with, k->n);
