@@ -25,7 +25,7 @@
 
 /* Nobody settles: then what was read is put in order without. */
 #define LOG_MAX 256
-#define SEARCH_MAX 20000 /* changes tried, a microsecond or two each */
+#define SEARCH_MAX 20000 /* changes tried, a microsecond or two each; in a long log longer, and they count more */
 
 #define COST_OCCUPIED 80 /* moved onto something */
 #define COST_GHOST 5	  /* onto what may not be there at all */
@@ -201,7 +201,7 @@ struct plan {
 	struct lp_space *s;
 	bool force, asked;
 	size_t n; /* of the log */
-	unsigned nodes, best_cost;
+	unsigned nodes, node, best_cost; /* node: what one counts */
 	uint16_t *seq, *best; /* messages in order */
 	size_t nbest;
 	bool *done, *twice; /* of the log; see moves_on_twice() */
@@ -259,6 +259,12 @@ static void find_enablers(const struct plan *p, size_t i, unsigned cost, bool *e
 	}
 }
 
+/* @x moves on from where @m moves to, but not just what @m brings: then it is in order, as it mostly is. */
+static bool moves_other(const struct lp_msg *x, const struct lp_msg *m)
+{
+	return overlap(x->from, x->len, m->to, m->len) && (x->from != m->to || x->len != m->len);
+}
+
 /*
  * What @i moves to its place, a message that was read later seems to unmap or
  * to move on; or to move away what @i unmaps. Was that older?
@@ -274,7 +280,7 @@ static unsigned doubtful_later(const struct plan *p, size_t i)
 
 	for (x = i + 1; log[i].kind == MSG_REMAP && x < p->n; x++)
 		if (!p->done[x] && !log[x].part && enables(&log[x], &log[i]) &&
-		    (log[x].kind == MSG_UNMAP || overlap(log[x].from, log[x].len, log[i].to, log[i].len)))
+		    (log[x].kind == MSG_UNMAP || moves_other(&log[x], &log[i])))
 			return COST_LATER;
 	return 0;
 }
@@ -562,7 +568,7 @@ static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost,
 				c += COST_LATE;
 			if (c >= p->best_cost)
 				continue;
-			p->nodes++;
+			p->nodes += p->node;
 			view_clone(&w, v);
 			rc = apply_msg(pool, &w, &log[x]);
 			p->done[x] = true;
@@ -579,7 +585,7 @@ static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost,
 		pair = p->n;
 		if (rc || cost >= p->best_cost)
 			break;
-		p->nodes++;
+		p->nodes += p->node;
 		rc = apply_msg(pool, v, &log[i]);
 		p->done[i] = true;
 		p->seq[nseq++] = i;
@@ -684,7 +690,8 @@ static void commit(struct lp_space *s, struct lp_view *v)
 int epoch_end(struct lp_space *s, bool force)
 {
 	struct lp_pool *pool = &s->engine->pool;
-	struct plan p = { .s = s, .force = force, .n = s->nlog, .best_cost = UINT_MAX };
+	struct plan p = { .s = s, .force = force, .n = s->nlog, .node = 1 + s->nlog / 16,
+			  .best_cost = UINT_MAX };
 	struct lp_view base = { .extents.root = NULL };
 	size_t i;
 	int rc;
