@@ -11,6 +11,22 @@
 #define SHAKE_MS 5000
 #define BYE_NS UINT64_C(1000000000)
 
+/*
+ * The peer's first request may be on its way: with TLS 1.3 it hears only then
+ * that its certificate is refused. A reset would take that word from it.
+ */
+static void let_read(struct ps *s)
+{
+	uint64_t end = lp_now() + BYE_NS;
+	struct pollfd p = { .fd = s->s.fd, .events = POLLIN };
+	char buf[256];
+	ssize_t n;
+
+	while ((n = recv(s->s.fd, buf, sizeof(buf), MSG_DONTWAIT)) && (n > 0 || errno == EAGAIN) && lp_now() < end)
+		if (n < 0)
+			(void)poll(&p, 1, LOOK_MS);
+}
+
 int ps_shake(struct ps *s, struct lp_tls *tls, struct lp_err *err)
 {
 	int rc = lp_stream_tls(&s->s, tls, true, NULL);
@@ -18,6 +34,8 @@ int ps_shake(struct ps *s, struct lp_tls *tls, struct lp_err *err)
 	if (rc)
 		return lp_err(err, rc, "out of memory");
 	rc = lp_stream_handshake_all(&s->s, SHAKE_MS, s->stop);
+	if (rc)
+		let_read(s);
 	if (rc && lp_stream_why(&s->s))
 		return lp_err(err, rc, "%s: %s", s->who, lp_stream_why(&s->s));
 	return rc ? lp_err_sys(err, rc, "%s: TLS handshake", s->who) : 0;
