@@ -129,9 +129,18 @@ live_serving() { [ -s "$SRC/serving" ] || [ -e "$SRC/status" ]; }
 # live_store CRIU: an ordinary dump of a fresh oracle into $SRC/img.
 live_store()
 {
-	live_program
-	live_in "$SRC_NS" "$1" dump --no-default-config -t "$SRC_PID" -D "$SRC/img" -o dump.log -v4 ||
-		{ lp_say "the dump failed"; lp_tail "$SRC/img/dump.log"; return 1; }
+	local try
+
+	# Now and then CRIU dumps it without any lazy page, for a reason not found yet: that is no test of who serves them.
+	for try in 1 2 3; do
+		live_program
+		live_in "$SRC_NS" "$1" dump --no-default-config -t "$SRC_PID" -D "$SRC/img" -o dump.log -v4 ||
+			{ lp_say "the dump failed"; lp_tail "$SRC/img/dump.log"; return 1; }
+		"$LAZYPAGES" inspect --json "$SRC/img" | jq -e '[.. | objects | .lazy_bytes? // empty] | add > 0' > /dev/null && return
+		lp_say "dump $try has no lazy pages"
+		lp_tail "$SRC/img/dump.log"
+	done
+	return 1
 }
 
 # live_serve PROGRAM...: a page server on $SRC_PORT, which leaves its status in $SRC/status.
