@@ -36,6 +36,7 @@
 #define COST_DEEP 8	  /* and what had come to its place meanwhile had been taken away again */
 #define COST_KERNEL 100	  /* the kernel has something where nothing should be, or nothing */
 #define COST_GROWN 10	  /* ... but it is one mapping with what is in front: that has grown there */
+#define COST_REGROWN 5	  /* ... and that was moved there, has lost its end since, and has grown again */
 #define COST_JOINED 40	  /* moved there, but one mapping with what is in front: only what comes home may merge */
 
 static bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
@@ -212,7 +213,7 @@ struct plan {
 		uint64_t start, end;
 		bool one; /* mapping has all of it */
 	} *spans; /* as asked so far */
-	size_t nspans;
+	size_t nspans, max_spans;
 };
 
 /* Does @x make room for @m, or bring what it needs? */
@@ -360,8 +361,8 @@ static int ask_kernel(struct plan *p)
 
 	p->asked = true;
 	p->facts = malloc((p->n * LP_POINTS + 1) * sizeof(*p->facts));
-	/* One for each fact and each REMAP at most. */
-	p->spans = malloc((p->n * (LP_POINTS + 1) + 1) * sizeof(*p->spans));
+	p->max_spans = p->n * 2 * (LP_POINTS + 1) + 64;
+	p->spans = malloc(p->max_spans * sizeof(*p->spans));
 	if (!p->facts || !p->spans)
 		return -ENOMEM;
 	for (i = 0; !p->force && i < p->n; i++) { /* forced: it may be dead by now, or changing */
@@ -385,7 +386,7 @@ static int one_mapping(struct plan *p, uint64_t start, uint64_t end)
 		if (p->spans[i].start == start && p->spans[i].end == end)
 			return p->spans[i].one;
 	rc = p->s->engine->there(p->s->host, start, end - start);
-	if (rc >= 0)
+	if (rc >= 0 && p->nspans < p->max_spans)
 		p->spans[p->nspans++] = (struct span){ start, end, rc != 0 };
 	return rc;
 }
@@ -402,6 +403,31 @@ static int grown_over(struct plan *p, const struct lp_view *v, uint64_t addr)
 
 		if (m->kind == MSG_REMAP && addr - m->to < m->len)
 			return lp_map_find(&v->extents, m->to - page, &r) ? one_mapping(p, m->to - page, addr + page) : 0;
+	}
+	return 0;
+}
+
+/*
+ * The kernel has @addr, @v does not. Was it the end of something that one of the
+ * @nseq messages in p->seq has moved there, which has lost its end since, and
+ * has grown again? What realloc() does all the time; that the end was lost
+ * before all of it came there, and that message read late, looks the same.
+ */
+static int regrown(struct plan *p, const struct lp_view *v, size_t nseq, uint64_t addr)
+{
+	const struct lp_msg *log = p->s->log, *x = NULL;
+	uint64_t page = p->s->engine->page;
+	struct lp_range r;
+
+	while (nseq) {
+		const struct lp_msg *m = &log[p->seq[--nseq]];
+
+		if ((m->kind == MSG_UNMAP || (m->kind == MSG_REMAP && m->vacates)) && addr - m->from < m->len)
+			x = m;
+		if (m->kind != MSG_REMAP || addr - m->to >= m->len)
+			continue;
+		return x && x->from > m->to && x->from - m->to < m->len && lp_map_find(&v->extents, x->from - page, &r) ?
+			       one_mapping(p, x->from - page, addr + page) : 0;
 	}
 	return 0;
 }
@@ -434,6 +460,7 @@ static int answers_against(struct plan *p, const struct lp_view *v, size_t nseq,
 	uint64_t page = p->s->engine->page;
 	struct lp_range r;
 	size_t i, x;
+	bool again;
 	int rc;
 
 	for (i = 0; i < p->nfacts; i++) {
@@ -441,10 +468,13 @@ static int answers_against(struct plan *p, const struct lp_view *v, size_t nseq,
 
 		if (f->there == lp_map_find(&v->extents, f->addr, &r))
 			continue;
-		rc = f->there ? grown_over(p, v, f->addr) : 0;
+		rc = f->there ? regrown(p, v, nseq, f->addr) : 0;
+		again = rc > 0;
+		if (f->there && !rc)
+			rc = grown_over(p, v, f->addr);
 		if (rc < 0)
 			return rc;
-		*cost += rc ? COST_GROWN : COST_KERNEL;
+		*cost += again ? COST_REGROWN : rc ? COST_GROWN : COST_KERNEL;
 	}
 	for (i = 0; i < p->n && p->nfacts; i++) {
 		for (x = i + 1; log[i].kind == MSG_REMAP && x < p->n; x++)
