@@ -92,9 +92,11 @@ int lp_space_add_dontfork(struct lp_space *s, uint64_t start, uint64_t end);
  * alone, has read all messages (EAGAIN) and has given them to the engine, and
  * then an ioctl that looks for a changing layout (a probe) does not say EAGAIN.
  * Every change made before has been read then, so the whole is known.
- * Until then the space is *unsettled*: its flights have no head, faults are
- * LP_LATER, the background leaves it alone. The kernel would refuse most fills
- * in that time anyhow. A REMOVE unsettles nothing.
+ * Until then the space is *unsettled*, and what its messages name (both places
+ * of a REMAP) is left alone: it is in no flight, faults there are LP_LATER, the
+ * background does not claim it. What no message names is where it was, and is
+ * filled as ever; but nothing is after a FORK, since the child would not inherit
+ * it. A REMOVE of what no message names unsettles nothing.
  */
 bool lp_space_unsettled(const struct lp_space *s);
 /*
@@ -140,7 +142,7 @@ enum lp_verdict {
 	LP_FILL, /* *flight is yours: fill it, the faulting page is its first */
 	LP_ZERO, /* the checkpoint has nothing there: zero page, then lp_space_answered() */
 	LP_WAIT, /* another urgent flight has the page and will wake the thread */
-	LP_LATER, /* the space is unsettled or young: lp_space_defer(), as if a fill had said EAGAIN */
+	LP_LATER, /* its bytes may be moving, or the space is young: lp_space_defer(), as if a fill had said EAGAIN */
 };
 
 /*
@@ -220,8 +222,8 @@ uint64_t lp_space_missing(const struct lp_space *s);
 bool lp_space_registered(const struct lp_space *s, uint64_t start, uint64_t end);
 /* What would a fault at @addr find: the image address, or false for zeros. For tests. */
 bool lp_space_peek(const struct lp_space *s, uint64_t addr, uint64_t *img, uint32_t *obj);
-/* Would a fault be held back (LP_LATER)? For tests. */
-bool lp_space_doubtful(const struct lp_space *s);
+/* Would a fault at @addr be held back (LP_LATER)? For tests. */
+bool lp_space_doubtful(const struct lp_space *s, uint64_t addr);
 /* Ranges in memory, for statistics. */
 size_t lp_engine_nodes(const struct lp_engine *e);
 

@@ -36,7 +36,7 @@
 #define COST_DEEP 8	  /* and what had come to its place meanwhile had been taken away again */
 #define COST_KERNEL 100	  /* the kernel has something where nothing should be, or nothing */
 #define COST_GROWN 10	  /* ... but it is one mapping with what is in front: that has grown there */
-#define COST_REGROWN 5	  /* ... and that was moved there, has lost its end since, and has grown again */
+#define COST_REGROWN 5	  /* ... and that was moved there, has given its end away, and has grown again */
 #define COST_JOINED 40	  /* moved there, but one mapping with what is in front: only what comes home may merge */
 
 static bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
@@ -70,14 +70,37 @@ int log_reserve(struct lp_space *s)
 	return 0;
 }
 
+/* From now on nothing in [start, end) is filled: its bytes may belong elsewhere. Cannot fail: reserved. */
+static void name(struct lp_space *s, uint64_t start, uint64_t end)
+{
+	struct lp_range r = { start, end, start, 0 };
+
+	if (start >= end)
+		return;
+	lp_map_cut(&s->engine->pool, &s->named, start, end, NULL);
+	lp_map_insert(&s->engine->pool, &s->named, &r);
+	flights_return(s, start, end);
+}
+
 int log_add(struct lp_space *s, const struct lp_msg *m)
 {
+	bool moves = m->kind == MSG_REMAP;
+	unsigned n;
 	int rc = log_reserve(s);
 
 	if (!rc)
 		rc = young_ask_all(s, m);
 	if (rc)
 		return rc;
+	n = flights_count(s, m->from, m->from + m->len);
+	if (moves)
+		n += flights_count(s, m->to, m->to + m->len);
+	if (lp_pool_reserve(&s->engine->pool, n + 4) || flights_reserve(s))
+		return -ENOMEM;
+	name(s, m->from, m->from + m->len);
+	if (moves)
+		name(s, m->to, m->to + m->len);
+	s->forked |= m->kind == MSG_FORK;
 	s->log[s->nlog++] = *m;
 	return 0;
 }
@@ -94,6 +117,32 @@ static bool tail_unmapped(const struct lp_msg *log, size_t n, size_t i, const st
 	return false;
 }
 
+/* May UNMAP @u belong to @log[i], which has none yet? */
+static bool may_belong(const struct lp_msg *log, size_t n, size_t i, const struct lp_msg *u)
+{
+	const struct lp_msg *m = &log[i];
+
+	return m->kind == MSG_REMAP && !m->vacates && u->from == m->from && u->len <= m->len &&
+	       (u->len == m->len || tail_unmapped(log, n, i, u));
+}
+
+/*
+ * Between two moves away from a place, @log[a] and @log[b], something was moved
+ * there, and no other message made room for it: so the first one did.
+ */
+static bool must_vacate(const struct lp_msg *log, size_t a, size_t b)
+{
+	const struct lp_msg *m = &log[a];
+
+	while (++a < b) {
+		if (log[a].kind == MSG_UNMAP && !log[a].part && overlap(log[a].from, log[a].len, m->from, m->len))
+			return false;
+		if (log[a].kind == MSG_REMAP && overlap(log[a].to, log[a].len, m->from, m->len))
+			return true;
+	}
+	return false;
+}
+
 /*
  * One mremap() is one change but sends several messages: REMAP and, unless
  * MREMAP_DONTUNMAP, UNMAP of the old place. Before Linux 6.16 REMAP of a
@@ -101,7 +150,7 @@ static bool tail_unmapped(const struct lp_msg *log, size_t n, size_t i, const st
  */
 static void pair(struct lp_msg *log, size_t n, bool ghosts)
 {
-	size_t i, j;
+	size_t i, j, best;
 
 	for (i = 0; i < n; i++)
 		log[i].vacates = log[i].part = log[i].grown = false;
@@ -111,15 +160,13 @@ static void pair(struct lp_msg *log, size_t n, bool ghosts)
 		struct lp_msg *u = &log[j];
 
 		/* The last move that it can belong to: what was left there before stays (MREMAP_DONTUNMAP). */
-		for (i = j; u->kind == MSG_UNMAP && !u->part && i-- > 0;) {
-			struct lp_msg *m = &log[i];
-
-			if (m->kind != MSG_REMAP || m->vacates || u->from != m->from || u->len > m->len ||
-			    (u->len < m->len && !tail_unmapped(log, n, i, u)))
-				continue;
-			m->len = u->len;
-			m->vacates = u->part = true;
-			break;
+		best = n;
+		for (i = j; u->kind == MSG_UNMAP && !u->part && i-- > 0;)
+			if (may_belong(log, n, i, u) && (best == n || must_vacate(log, i, best)))
+				best = i;
+		if (best < n) {
+			log[best].len = u->len;
+			log[best].vacates = u->part = true;
 		}
 	}
 }
@@ -409,9 +456,9 @@ static int grown_over(struct plan *p, const struct lp_view *v, uint64_t addr)
 
 /*
  * The kernel has @addr, @v does not. Was it the end of something that one of the
- * @nseq messages in p->seq has moved there, which has lost its end since, and
- * has grown again? What realloc() does all the time; that the end was lost
- * before all of it came there, and that message read late, looks the same.
+ * @nseq messages in p->seq has moved there, which has given it away since (so was
+ * it read, too), and has grown again? That the end was moved away before all of
+ * it came there, and that message was read late, looks the same.
  */
 static int regrown(struct plan *p, const struct lp_view *v, size_t nseq, uint64_t addr)
 {
@@ -422,11 +469,12 @@ static int regrown(struct plan *p, const struct lp_view *v, size_t nseq, uint64_
 	while (nseq) {
 		const struct lp_msg *m = &log[p->seq[--nseq]];
 
-		if ((m->kind == MSG_UNMAP || (m->kind == MSG_REMAP && m->vacates)) && addr - m->from < m->len)
+		if (m->kind == MSG_REMAP && m->vacates && addr - m->from < m->len)
 			x = m;
 		if (m->kind != MSG_REMAP || addr - m->to >= m->len)
 			continue;
-		return x && x->from > m->to && x->from - m->to < m->len && lp_map_find(&v->extents, x->from - page, &r) ?
+		return x > m && x->from > m->to && x->from + x->len == m->to + m->len &&
+				       lp_map_find(&v->extents, x->from - page, &r) ?
 			       one_mapping(p, x->from - page, addr + page) : 0;
 	}
 	return 0;
@@ -626,7 +674,7 @@ static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost,
 	return rc;
 }
 
-/* What the space had at the last settled moment, with what is claimed. */
+/* What the space had at the last settled moment, with what is claimed: a child misses that, too. */
 static int base_view(struct lp_space *s, struct lp_view *v)
 {
 	const struct lp_flight *f;
@@ -694,9 +742,6 @@ static void commit(struct lp_space *s, struct lp_view *v)
 
 	view_clear(&s->engine->pool, &s->v);
 	s->v = *v;
-	/* What was claimed is missing again, perhaps elsewhere; its owners find nothing left to do. */
-	flights_drop_all(s);
-	waiters_flights_end(s);
 	for (i = 0; i < s->nlog; i++) {
 		const struct lp_msg *m = &s->log[i];
 
@@ -715,6 +760,8 @@ static void commit(struct lp_space *s, struct lp_view *v)
 		if (s->log[i].kind == MSG_REMAP && !s->log[i].vacates)
 			lp_space_defer(s, s->log[i].from);
 	s->nlog = 0;
+	s->forked = false;
+	lp_map_clear(&s->engine->pool, &s->named);
 }
 
 int epoch_end(struct lp_space *s, bool force)
@@ -722,7 +769,7 @@ int epoch_end(struct lp_space *s, bool force)
 	struct lp_pool *pool = &s->engine->pool;
 	struct plan p = { .s = s, .force = force, .n = s->nlog, .node = 1 + s->nlog / 16,
 			  .best_cost = UINT_MAX };
-	struct lp_view base = { .extents.root = NULL };
+	struct lp_view base = { .extents.root = NULL }, claimed = { .extents.root = NULL };
 	size_t i;
 	int rc;
 
@@ -734,8 +781,8 @@ int epoch_end(struct lp_space *s, bool force)
 	p.twice = p.done + p.n;
 	memset(p.done, 0, 2 * p.n);
 	rc = waiters_reserve(s);
-	if (!rc)
-		rc = base_view(s, &base);
+	/* What is claimed no message has named: it stays where it is. */
+	view_clone(&base, &s->v);
 	if (!rc) {
 		pair(s->log, p.n, s->due);
 		rc = order(&p, &base);
@@ -744,9 +791,11 @@ int epoch_end(struct lp_space *s, bool force)
 		rc = find_grown(&p, &base);
 	if (!rc && s->due && !force)
 		rc = young_catch_up(s, &p.best_view);
+	if (!rc && s->forked)
+		rc = base_view(s, &claimed);
 	for (i = 0; i < p.n && !rc; i++)
 		if (s->log[i].kind == MSG_FORK && s->log[i].child)
-			rc = young_choose(s, i, &base, p.best, p.nbest);
+			rc = young_choose(s, i, &claimed, p.best, p.nbest);
 	if (!rc) {
 		commit(s, &p.best_view);
 		if (!force)
@@ -758,6 +807,7 @@ int epoch_end(struct lp_space *s, bool force)
 				view_clear(pool, &s->log[i].child->v);
 	}
 	view_clear(pool, &base);
+	view_clear(pool, &claimed);
 	free(p.facts);
 	free(p.spans);
 	free(p.seq);

@@ -126,14 +126,14 @@ void waiters_flight_ends(struct lp_space *s, const struct lp_flight *f)
 	}
 }
 
-void waiters_flights_end(struct lp_space *s)
+void waiters_return(struct lp_space *s, uint64_t start, uint64_t end)
 {
 	size_t i;
 
 	for (i = 0; i < s->nwaiters; i++) {
 		struct lp_waiter *w = &s->waiters[i];
 
-		if (!w->flight)
+		if (!w->flight || w->addr < start || w->addr >= end)
 			continue;
 		w->flight = NULL;
 		if (!w->deferred)
@@ -204,7 +204,7 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
 		   struct lp_flight **flight)
 {
 	struct lp_pool *pool = &s->engine->pool;
-	uint64_t len, img;
+	uint64_t len, img, quiet = LP_NEVER;
 	struct lp_flight *f, *owner = NULL;
 	struct lp_waiter *w;
 	struct lp_piece p;
@@ -227,14 +227,18 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
 		s->ndeferred--;
 	}
 
-	if (in_epoch(s) || s->parent) {
+	if (frozen(s) || lp_map_find(&s->named, addr, &r)) {
 		*verdict = LP_LATER;
 		return 0;
 	}
+	if (lp_map_next(&s->named, addr, &r))
+		quiet = r.start;
 	if (lp_map_find(&s->v.missing, addr, &r)) {
 		len = readahead_len(s, addr, readahead);
 		if (len > r.end - addr)
 			len = r.end - addr;
+		if (len > quiet - addr)
+			len = quiet - addr;
 		img = r.img + (addr - r.start);
 		obj = r.obj;
 	} else if ((owner = flights_find(s, addr, &p))) {

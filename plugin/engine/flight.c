@@ -97,6 +97,43 @@ void flights_cut(struct lp_space *s, uint64_t start, uint64_t end)
 	}
 }
 
+/* The part of @p in [start, end), or none. */
+static bool part_of(const struct lp_piece *p, uint64_t start, uint64_t end, struct lp_range *r)
+{
+	r->start = p->addr > start ? p->addr : start;
+	r->end = p->addr + p->len < end ? p->addr + p->len : end;
+	r->img = p->img + (r->start - p->addr);
+	r->obj = p->obj;
+	return r->start < r->end;
+}
+
+unsigned flights_count(const struct lp_space *s, uint64_t start, uint64_t end)
+{
+	const struct lp_flight *f;
+	struct lp_range r;
+	unsigned n = 0;
+	uint32_t i;
+
+	for (f = s->flights; f; f = f->next)
+		for (i = f->head; i < f->n; i++)
+			n += part_of(&f->pieces[i], start, end, &r);
+	return n;
+}
+
+void flights_return(struct lp_space *s, uint64_t start, uint64_t end)
+{
+	const struct lp_flight *f;
+	struct lp_range r;
+	uint32_t i;
+
+	for (f = s->flights; f; f = f->next)
+		for (i = f->head; i < f->n; i++)
+			if (part_of(&f->pieces[i], start, end, &r))
+				lp_map_insert(&s->engine->pool, &s->v.missing, &r);
+	flights_cut(s, start, end);
+	waiters_return(s, start, end);
+}
+
 struct lp_flight *flights_find(const struct lp_space *s, uint64_t addr, struct lp_piece *piece)
 {
 	struct lp_flight *f;
@@ -151,8 +188,7 @@ uint64_t lp_flight_fault_addr(const struct lp_flight *f)
 
 const struct lp_piece *lp_flight_head(const struct lp_flight *f)
 {
-	/* Messages were read that may say that the bytes belong elsewhere. */
-	return f->head < f->n && !in_epoch(f->space) ? &f->pieces[f->head] : NULL;
+	return f->head < f->n && !frozen(f->space) ? &f->pieces[f->head] : NULL;
 }
 
 uint64_t lp_flight_left(const struct lp_flight *f)

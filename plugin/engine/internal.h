@@ -51,10 +51,13 @@ struct lp_space {
 	struct lp_space *next, *prev; /* ring of all spaces, see sched.c */
 	void *host;
 
-	struct lp_view v; /* at the last settled moment, but for what was filled, claimed and removed since */
+	/* At the last settled moment, but for what was filled and claimed since, and removed where nothing is named. */
+	struct lp_view v;
 
 	struct lp_msg *log; /* read since, in that order */
 	size_t nlog, cap_log;
+	struct lp_map named; /* places that messages in the log are about; img and obj mean nothing */
+	bool forked;	     /* there is a FORK in the log */
 
 	/* Of a young child: */
 	struct lp_space *parent;
@@ -103,10 +106,14 @@ struct lp_engine {
 /* flight.c */
 int flight_new(struct lp_space *s, unsigned cap, struct lp_flight **out);
 void flight_push(struct lp_flight *f, uint64_t addr, uint64_t len, uint64_t img, uint32_t obj);
-/* Room for one more piece in each flight of @s, so that flights_cut() cannot fail. */
+/* Room for two more pieces in each flight of @s, so that flights_cut() cannot fail twice. */
 int flights_reserve(struct lp_space *s);
 /* Take [start, end) out of all flights of @s. */
 void flights_cut(struct lp_space *s, uint64_t start, uint64_t end);
+/* How many pieces of flights of @s lie in [start, end), or partly. */
+unsigned flights_count(const struct lp_space *s, uint64_t start, uint64_t end);
+/* What flights of @s have in [start, end) is missing again. For what flights_count() says, and flights, is reserved. */
+void flights_return(struct lp_space *s, uint64_t start, uint64_t end);
 struct lp_flight *flights_find(const struct lp_space *s, uint64_t addr, struct lp_piece *piece);
 void flights_drop_all(struct lp_space *s);
 
@@ -114,6 +121,15 @@ void flights_drop_all(struct lp_space *s);
 static inline bool in_epoch(const struct lp_space *s)
 {
 	return s->nlog || s->due;
+}
+
+/*
+ * Nothing of it may be filled. Because of a FORK in the log: what is filled after
+ * it the child does not inherit, so it would have to be told for each child.
+ */
+static inline bool frozen(const struct lp_space *s)
+{
+	return s->due || s->parent || s->forked;
 }
 
 /* view.c: -ENOMEM leaves a view half changed. */
@@ -164,8 +180,8 @@ void young_orphan(struct lp_space *c);
 int waiters_reserve(struct lp_space *s);
 /* Urgent flight @f ends: defer those who wait for what it did not fill, forget the others. */
 void waiters_flight_ends(struct lp_space *s, const struct lp_flight *f);
-/* All flights of @s are empty: defer those who wait for them. */
-void waiters_flights_end(struct lp_space *s);
+/* Defer those who wait in [start, end) for a flight. */
+void waiters_return(struct lp_space *s, uint64_t start, uint64_t end);
 /* Threads that wait in [start, end) must look again. */
 void waiters_wake(struct lp_space *s, uint64_t start, uint64_t end);
 

@@ -39,9 +39,37 @@ void ring_del(struct lp_space *s)
 		e->hot = NULL;
 }
 
+/* The first missing range from @pos on that no message in the log names, cut to that. */
+static bool next_quiet(const struct lp_space *s, uint64_t pos, struct lp_range *r)
+{
+	struct lp_range n;
+
+	while (lp_map_next(&s->v.missing, pos, r)) {
+		if (r->start < pos) {
+			r->img += pos - r->start;
+			r->start = pos;
+		}
+		if (!lp_map_next(&s->named, r->start, &n) || n.start >= r->end)
+			return true;
+		if (n.start > r->start) {
+			r->end = n.start;
+			return true;
+		}
+		pos = n.end;
+	}
+	return false;
+}
+
+static bool has_work(const struct lp_space *s)
+{
+	struct lp_range r;
+
+	return !s->dead && !s->broken && !frozen(s) && next_quiet(s, 0, &r);
+}
+
 static bool ready(const struct lp_space *s, uint64_t now)
 {
-	return !s->dead && !s->broken && !in_epoch(s) && !s->parent && !lp_map_empty(&s->v.missing) && s->stalled_until <= now;
+	return s->stalled_until <= now && has_work(s);
 }
 
 static struct lp_space *pick(struct lp_engine *e, uint64_t now, uint64_t *when)
@@ -63,7 +91,7 @@ static struct lp_space *pick(struct lp_engine *e, uint64_t now, uint64_t *when)
 			}
 			if (!child || s->generation < child->generation)
 				child = s;
-		} else if (!s->dead && !s->broken && !in_epoch(s) && !s->parent && !lp_map_empty(&s->v.missing) && s->stalled_until < *when) {
+		} else if (s->stalled_until < *when && s->stalled_until > now && has_work(s)) {
 			*when = s->stalled_until;
 		}
 		s = s->next;
@@ -79,15 +107,16 @@ int lp_engine_next(struct lp_engine *e, uint64_t max_bytes, unsigned max_pieces,
 	struct lp_space *s = pick(e, now, when);
 	struct lp_flight *f;
 	struct lp_range r;
-	uint64_t start, end, left = max_bytes;
-	unsigned n = 0;
+	uint64_t start, end, left = max_bytes, quiet = LP_NEVER;
+	unsigned pieces = 0;
+	struct lp_range n;
 	int rc;
 
 	if (!s)
 		return -EAGAIN;
-	if (!lp_map_next(&s->v.missing, s->cursor, &r)) {
+	if (!next_quiet(s, s->cursor, &r)) {
 		s->cursor = 0;
-		lp_map_next(&s->v.missing, 0, &r);
+		next_quiet(s, 0, &r);
 	}
 	rc = lp_pool_reserve(&e->pool, 1);
 	if (!rc)
@@ -95,18 +124,20 @@ int lp_engine_next(struct lp_engine *e, uint64_t max_bytes, unsigned max_pieces,
 	if (rc)
 		return rc;
 
-	start = end = r.start > s->cursor ? r.start : s->cursor;
+	start = end = r.start;
+	if (lp_map_next(&s->named, start, &n))
+		quiet = n.start;
 	do {
 		uint64_t a = r.start > end ? r.start : end;
-		uint64_t len = r.end - a;
+		uint64_t len = (r.end < quiet ? r.end : quiet) - a;
 
 		if (len > left)
 			len = left;
 		flight_push(f, a, len, r.img + (a - r.start), r.obj);
 		left -= len;
 		end = a + len;
-		n++;
-	} while (left && n < max_pieces && lp_map_next(&s->v.missing, end, &r));
+		pieces++;
+	} while (left && pieces < max_pieces && lp_map_next(&s->v.missing, end, &r) && r.start < quiet && end < quiet);
 
 	/* Everything missing between the first and the last piece is in the flight. */
 	lp_map_cut(&e->pool, &s->v.missing, start, end, NULL);

@@ -111,9 +111,9 @@ int lp_space_unmap(struct lp_space *s, uint64_t start, uint64_t end)
 
 /*
  * Read before the zap: from now on the range is zeros, whatever is in flight.
- * No settled moment is needed: the zap comes after the reading, so it is newer
- * than all that was read before, and a place cannot have changed hands without
- * a message that was read before.
+ * No settled moment is needed where no message in the log is about the place:
+ * the zap comes after the reading, so it is newer than all that was read before,
+ * and a place cannot have changed hands without a message that was read before.
  */
 int lp_space_remove(struct lp_space *s, uint64_t start, uint64_t end)
 {
@@ -121,7 +121,7 @@ int lp_space_remove(struct lp_space *s, uint64_t start, uint64_t end)
 
 	if (s->dead || start >= end)
 		return 0;
-	if (in_epoch(s))
+	if (frozen(s) || lp_map_overlaps(&s->named, start, end))
 		return log_add(s, &m);
 	if (s->broken)
 		return -ENOTRECOVERABLE;
@@ -176,7 +176,8 @@ void lp_space_exit(struct lp_space *s)
 		}
 	}
 	s->nlog = 0;
-	s->due = false;
+	s->due = s->forked = false;
+	lp_map_clear(pool, &s->named);
 	s->dead = true;
 	if (s->parent)
 		young_orphan(s);
@@ -246,9 +247,11 @@ bool lp_space_peek(const struct lp_space *s, uint64_t addr, uint64_t *img, uint3
 	return false;
 }
 
-bool lp_space_doubtful(const struct lp_space *s)
+bool lp_space_doubtful(const struct lp_space *s, uint64_t addr)
 {
-	return in_epoch(s) || s->parent;
+	struct lp_range r;
+
+	return frozen(s) || lp_map_find(&s->named, addr, &r);
 }
 
 size_t lp_engine_nodes(const struct lp_engine *e)

@@ -66,7 +66,7 @@ static bool check_task(struct md *m, struct md_task *t)
 		uint32_t obj = 0;
 		bool has;
 
-		if (lp_space_doubtful(t->space))
+		if (lp_space_doubtful(t->space, addr_of(i)))
 			continue;
 		if (p->state != REG && !t->child && lp_space_registered(t->space, addr_of(i), addr_of(i + 1)))
 			return md_differ(m, md_task_no(m, t), "task %u page %u: not there, the engine takes it for registered",
@@ -182,7 +182,7 @@ static bool host_fault(struct md *m, struct md_task *t, unsigned page)
 	}
 	if (v == LP_WAIT)
 		return true;
-	if (v == LP_LATER && !lp_space_doubtful(t->space))
+	if (v == LP_LATER && !lp_space_doubtful(t->space, a))
 		return md_differ(m, md_task_no(m, t), "later, but not in doubt");
 	if (t->changing || v == LP_LATER)
 		return !lp_space_defer(t->space, a) || md_differ(m, md_task_no(m, t), "defer says no memory");

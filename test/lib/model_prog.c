@@ -109,7 +109,7 @@ static bool may_grow(const struct md *m, const struct md_task *t, unsigned page)
 	if (!(m->flags & MD_GROWTH))
 		return false;
 	return m->flags & MD_GROW_RACES ||
-	       !(t->pg[page].phantom || lp_space_young(t->space) || t->pg[page].reused || t->pg[page].vacated || lp_space_doubtful(t->space));
+	       !(t->pg[page].phantom || lp_space_young(t->space) || t->pg[page].reused || t->pg[page].vacated || lp_space_unsettled(t->space));
 }
 
 static bool usable_dest(const struct md *m, const struct md_task *t, unsigned a, unsigned len)

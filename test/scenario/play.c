@@ -13,7 +13,7 @@
  *   advance F N | finish F | answered S A | defer S A | stall S T
  *   wakes S, deferred S           -> addresses in rising order | none
  *   peek S A                      -> img X [obj O] | zero
- *   complete S, registered S A-B, unsettled S, young S, doubtful S  -> yes | no
+ *   complete S, registered S A-B, unsettled S, young S, doubtful S A  -> yes | no
  *   dontfork S A-B                MADV_DONTFORK
  *   kernel S A-B ... | none       what is registered there when the engine asks; at first: EAGAIN
  *   settled S                     -> yes | again
@@ -319,11 +319,8 @@ static int command(struct play *p, const char *want)
 		say(p, rc ? "again" : "yes");
 		return rc == -EAGAIN ? 0 : rc;
 	}
-	if (!strcmp(cmd, "unsettled") || !strcmp(cmd, "young") || !strcmp(cmd, "doubtful")) {
-		bool yes = cmd[0] == 'u' ? lp_space_unsettled(*s) :
-			   cmd[0] == 'y' ? lp_space_young(*s) : lp_space_doubtful(*s);
-
-		say(p, yes ? "yes" : "no");
+	if (!strcmp(cmd, "unsettled") || !strcmp(cmd, "young")) {
+		say(p, (cmd[0] == 'u' ? lp_space_unsettled(*s) : lp_space_young(*s)) ? "yes" : "no");
 		return 0;
 	}
 	if (!strcmp(cmd, "complete")) {
@@ -332,6 +329,10 @@ static int command(struct play *p, const char *want)
 	}
 	if (p->n < 3)
 		return -EINVAL;
+	if (!strcmp(cmd, "doubtful")) {
+		say(p, lp_space_doubtful(*s, num(p->word[2])) ? "yes" : "no");
+		return 0;
+	}
 	if (!strcmp(cmd, "space"))
 		return do_space(p, s);
 	if (!strcmp(cmd, "fault"))
