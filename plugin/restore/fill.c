@@ -18,6 +18,14 @@
 #define BACKOFF_MIN (20 * MS / 1000)
 #define BACKOFF_MAX (2 * MS)
 
+/*
+ * A fill that was refused because the layout is changing is tried again at once
+ * for so long: the message is read, and then the kernel refuses until its task
+ * has run, which takes some microseconds. A task that changes its layout all the
+ * time gives no better moment than the one between two of its calls.
+ */
+#define AGAIN_NS (100 * MS / 1000)
+
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;
@@ -136,6 +144,12 @@ void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj)
 		mm->retry_at = now + mm->backoff;
 }
 
+void look_later(struct lp_mm *mm)
+{
+	mm->doubt = min_u64(mm->doubt ? mm->doubt * 2 : BACKOFF_MIN, BACKOFF_MAX);
+	mm->retry_at = lp_now() + mm->doubt;
+}
+
 void mm_gone(struct lp_mm *mm)
 {
 	struct lp_restore *r = mm->r;
@@ -243,7 +257,7 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 	struct lp_source *src = r->source;
 	const struct lp_piece *p;
 	struct lp_piece at = { 0 }, bad = { 0 }; /* bad: where it stopped */
-	uint64_t left;
+	uint64_t left, again = 0; /* since when it is refused */
 	int rc = 0;
 
 	busy_begin(r);
@@ -275,8 +289,20 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			lp_gate_leave(&mm->gate);
 			if (!rc)
 				lost_found(mm, at.obj, at.img, at.len);
-			if (left)
+			if (left) {
 				control_charge(r, left);
+				again = 0;
+			}
+			if (rc == -EAGAIN) {
+				uint64_t now = lp_now();
+
+				again = again ? again : now;
+				if (now - again < AGAIN_NS) {
+					reader_pass(rd);
+					rc = 0;
+					continue;
+				}
+			}
 			/*
 			 * A thread whose message was read has an owner that wakes it; this
 			 * only wakes it sooner, so not when nobody faults.

@@ -70,6 +70,7 @@ struct lp_mm {
 	unsigned id;	 /* tells the children of one pid apart, and names it in the journal */
 	uint32_t epoch;	 /* times that layout messages were read; changes with the gate held alone */
 	uint64_t backoff; /* ns, of refused fills */
+	uint64_t doubt;	  /* ns, between looks for a settled moment */
 	uint64_t retry_at; /* when deferred faults are due */
 	_Atomic uint64_t lost_since; /* when the page lost_img of lost_obj could not be had first; 0: none */
 	uint32_t lost_obj;
@@ -265,6 +266,8 @@ void busy_end(struct lp_restore *r);
 int urgent_push(struct lp_restore *r, struct lp_flight *f);
 /* r->lock held: a flight ended with @why (an errno or 0); say so and set when to go on. */
 void after_failure(struct lp_mm *mm, int why, uint64_t img, uint32_t obj);
+/* r->lock held: it is unsettled, and a thread waits for what is in doubt: set when to look again. */
+void look_later(struct lp_mm *mm);
 /* lp_flight_finish() that waits for memory. r->lock held, may be released for a while. */
 void flight_finish(struct lp_restore *r, struct lp_flight *f);
 /* The address space is gone. Neither gate nor lock held. */

@@ -27,8 +27,12 @@
 /* While there is no descriptor for the child of a fork, try again this often. */
 #define FILES_NS UINT64_C(10000000)
 
-/* How long the waiting thread trusts busy bulk threads to look for messages. */
+/*
+ * How long the waiting thread trusts busy bulk threads to look for messages; and
+ * how long after it found that they had not, since tasks have taken the CPUs.
+ */
 #define WATCH_NS UINT64_C(500000)
+#define WATCH_CLOSELY_NS UINT64_C(200000)
 
 /*
  * A thread inside a gate may have lost its CPU to a task that was just woken,
@@ -152,12 +156,17 @@ void mm_free(struct lp_mm *mm)
 
 /* The functions below run with the gate of @mm held alone. r->lock is taken where the engine is asked. */
 
+#define DOUBT 1 /* nothing was refused, but the engine says LATER */
+
 static void defer(struct lp_mm *mm, uint64_t addr, int why, uint64_t img, uint32_t obj)
 {
 	pthread_mutex_lock(&mm->r->lock);
 	if (eng_defer(mm->space, addr))
 		lose_tree(mm->r, mm, "out of memory for a waiting fault");
-	after_failure(mm, why, img, obj);
+	if (why == DOUBT)
+		look_later(mm);
+	else
+		after_failure(mm, why, img, obj);
 	pthread_mutex_unlock(&mm->r->lock);
 }
 
@@ -246,7 +255,7 @@ static void answer(struct lp_reader *rd, struct lp_mm *mm, uint64_t addr)
 		 verdict == LP_FILL ? "fill" : verdict == LP_ZERO ? "zero" : verdict == LP_WAIT ? "on its way" : "later");
 	lp_crash_point(answer);
 	if (verdict == LP_LATER)
-		defer(mm, addr, -EAGAIN, 0, 0);
+		defer(mm, addr, DOUBT, 0, 0);
 	else if (verdict == LP_ZERO)
 		answer_zero(rd, mm, addr);
 	else if (verdict == LP_FILL)
@@ -319,7 +328,7 @@ void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg 
 	/* What the change refused may go on as soon as the task has run. */
 	eng_stall(mm->space, now);
 	mm->retry_at = now;
-	mm->backoff = 0;
+	mm->backoff = mm->doubt = 0;
 	/*
 	 * Nobody is woken to fill: after most changes nothing can be before the
 	 * space is settled, and a stalled thread looks again within BACKOFF_MAX.
@@ -372,7 +381,7 @@ static void settle(struct lp_reader *rd, struct lp_mm *mm)
 			wake_later(rd, mm, addr, LP_PAGE_SIZE);
 		eng_stall(mm->space, 0);
 		mm->retry_at = 0; /* faults to answer */
-		mm->backoff = 0;
+		mm->backoff = mm->doubt = 0;
 		mm->check = true;
 		r->again = true; /* children to look at */
 		pthread_cond_signal(&r->bulk_cond); /* who finds something to fill wakes the next one */
@@ -520,7 +529,7 @@ static void retry_deferred(struct lp_reader *rd, struct lp_mm *mm)
 	} while (n == MESSAGES && !refused);
 	pthread_mutex_lock(&rd->r->lock);
 	if (lp_space_unsettled(mm->space) && !mm->retry_at)
-		after_failure(mm, -EAGAIN, 0, 0);
+		look_later(mm);
 	pthread_mutex_unlock(&rd->r->lock);
 	lp_gate_leave_alone(&mm->gate);
 }
@@ -660,6 +669,7 @@ void *reader_main(void *arg)
 {
 	struct lp_restore *r = arg;
 	struct lp_reader *rd = malloc(sizeof(*rd));
+	uint64_t watch = WATCH_NS;
 	bool stop = false;
 
 	if (!rd) {
@@ -678,7 +688,7 @@ void *reader_main(void *arg)
 			 * They look for messages every few microseconds, unless
 			 * tasks have taken the CPUs from them: so watch.
 			 */
-			uint64_t when = lp_now() + WATCH_NS;
+			uint64_t when = lp_now() + watch;
 			struct timespec ts = { .tv_sec = when / 1000000000, .tv_nsec = when % 1000000000 };
 
 			pthread_mutex_lock(&r->lock);
@@ -686,8 +696,11 @@ void *reader_main(void *arg)
 				pthread_cond_timedwait(&r->idle_cond, &r->lock, &ts);
 			pthread_mutex_unlock(&r->lock);
 			if (atomic_load(&r->busy) &&
-			    lp_now() - atomic_load_explicit(&r->last_pass, memory_order_relaxed) < WATCH_NS)
+			    lp_now() - atomic_load_explicit(&r->last_pass, memory_order_relaxed) < watch) {
+				watch = WATCH_NS;
 				continue;
+			}
+			watch = WATCH_CLOSELY_NS;
 		} else {
 			wait_messages(r);
 		}
