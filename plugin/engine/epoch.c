@@ -574,6 +574,22 @@ static size_t fixed_pair(const struct plan *p, size_t x)
 	return p->n;
 }
 
+/* One of the @n messages before took away a part of what UNMAP @m names, but was read later; nothing has come there since. */
+static bool takes_part_before(const struct plan *p, const struct lp_view *v, size_t n, const struct lp_msg *m)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++) {
+		const struct lp_msg *x = &p->s->log[p->seq[i]];
+		uint64_t start = x->from > m->from ? x->from : m->from;
+		uint64_t end = x->from + x->len < m->from + m->len ? x->from + x->len : m->from + m->len;
+
+		if (x > m && (x->kind == MSG_UNMAP || x->vacates) && start < end && !lp_map_overlaps(&v->extents, start, end))
+			return true;
+	}
+	return false;
+}
+
 /*
  * The kernel moves one mapping as a whole, and UNMAP tells of something that
  * was registered. So where @m takes something away that is not in @v, it has
@@ -586,8 +602,9 @@ static bool from_vacated(const struct plan *p, const struct lp_view *v, size_t n
 	struct lp_range r;
 	size_t i;
 
-	if (m->kind == MSG_UNMAP && lp_map_overlaps(&v->extents, pos, end)) /* that is enough */
-		return false;
+	/* That is enough, unless the rest was taken away by what was read later. */
+	if (m->kind == MSG_UNMAP && lp_map_overlaps(&v->extents, pos, end))
+		return takes_part_before(p, v, n, m);
 	for (; pos < end; pos = r.end) {
 		if (!lp_map_next(&v->extents, pos, &r) || r.start >= end)
 			r.start = r.end = end;
