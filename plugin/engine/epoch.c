@@ -31,6 +31,7 @@
 #define COST_GHOST 5	  /* onto what may not be there at all */
 #define COST_NOTHING 30	  /* moved from nothing that we know of; or from what has grown, which no message tells */
 #define COST_VACATED 60	  /* moved or unmapped, where a message before has left nothing: it had to grow since */
+#define COST_HOLE 90	  /* the same, and nothing is in front that can have grown */
 #define COST_LATER 1	  /* a later message is about the same: is it older? */
 #define COST_LATE 8	  /* was read late, after what came later */
 #define COST_DEEP 8	  /* and what had come to its place meanwhile had been taken away again */
@@ -144,6 +145,30 @@ static bool must_vacate(const struct lp_msg *log, size_t a, size_t b)
 }
 
 /*
+ * Before UNMAP @u was read, something was moved of which the place that @log[i]
+ * moved away is a part, and that was MREMAP_DONTUNMAP: then that place was still
+ * there, and @u is not of @log[i].
+ */
+static bool was_there(const struct lp_msg *log, size_t n, size_t i, const struct lp_msg *u)
+{
+	const struct lp_msg *x, *y;
+
+	for (x = &log[i] + 1; x < u; x++) {
+		if (x->kind != MSG_REMAP)
+			continue;
+		if (overlap(x->to, x->len, u->from, u->len))
+			break;
+		if (x->from > u->from || x->from + x->len < u->from + u->len || x->len == u->len)
+			continue;
+		for (y = x + 1; y < log + n && (y->kind != MSG_UNMAP || y->from != x->from || y->len != x->len); y++)
+			;
+		if (y == log + n)
+			return true;
+	}
+	return false;
+}
+
+/*
  * One mremap() is one change but sends several messages: REMAP and, unless
  * MREMAP_DONTUNMAP, UNMAP of the old place. Before Linux 6.16 REMAP of a
  * shrinking move tells the old length, and the rest has an UNMAP of its own.
@@ -162,7 +187,7 @@ static void pair(struct lp_msg *log, size_t n, bool ghosts)
 		/* The last move that it can belong to: what was left there before stays (MREMAP_DONTUNMAP). */
 		best = n;
 		for (i = j; u->kind == MSG_UNMAP && !u->part && i-- > 0;)
-			if (may_belong(log, n, i, u) && (best == n || must_vacate(log, i, best)))
+			if (may_belong(log, n, i, u) && !was_there(log, n, i, u) && (best == n || must_vacate(log, i, best)))
 				best = i;
 		if (best < n) {
 			log[best].len = u->len;
@@ -594,17 +619,18 @@ static bool takes_part_before(const struct plan *p, const struct lp_view *v, siz
  * The kernel moves one mapping as a whole, and UNMAP tells of something that
  * was registered. So where @m takes something away that is not in @v, it has
  * grown, which no message tells. Since one of the @n messages before has taken
- * away what was there? That is unlikely.
+ * away what was there? That is unlikely; more so when nothing is in front of the
+ * hole that can have grown into it. How unlikely?
  */
-static bool from_vacated(const struct plan *p, const struct lp_view *v, size_t n, const struct lp_msg *m)
+static unsigned from_vacated(const struct plan *p, const struct lp_view *v, size_t n, const struct lp_msg *m)
 {
 	uint64_t pos = m->from, end = m->from + m->len;
-	struct lp_range r;
+	struct lp_range r, front;
 	size_t i;
 
 	/* That is enough, unless the rest was taken away by what was read later. */
 	if (m->kind == MSG_UNMAP && lp_map_overlaps(&v->extents, pos, end))
-		return takes_part_before(p, v, n, m);
+		return takes_part_before(p, v, n, m) ? COST_VACATED : 0;
 	for (; pos < end; pos = r.end) {
 		if (!lp_map_next(&v->extents, pos, &r) || r.start >= end)
 			r.start = r.end = end;
@@ -615,20 +641,21 @@ static bool from_vacated(const struct plan *p, const struct lp_view *v, size_t n
 				continue;
 			if (m->kind == MSG_UNMAP ? x->from <= pos && x->from + x->len >= end :
 						   overlap(x->from, x->len, pos, r.start - pos))
-				return true;
+				return lp_map_find(&v->extents, x->from - p->s->engine->page, &front) ? COST_VACATED :
+													 COST_HOLE;
 		}
 	}
-	return false;
+	return 0;
 }
 
 /* As msg_violation(), after the @n messages in p->seq, which have led to @v. */
 static unsigned violation(const struct plan *p, const struct lp_view *v, size_t n, const struct lp_msg *m)
 {
-	unsigned cost = msg_violation(v, m);
+	unsigned cost = msg_violation(v, m), hole = 0;
 
-	if ((m->kind == MSG_REMAP || m->kind == MSG_UNMAP) && from_vacated(p, v, n, m))
-		cost += COST_VACATED;
-	return cost;
+	if (m->kind == MSG_REMAP || m->kind == MSG_UNMAP)
+		hole = from_vacated(p, v, n, m);
+	return cost > hole ? cost : hole;
 }
 
 /* From @v on, which @nseq messages have led to at @cost. Consumes @v. @pair: what must follow an UNMAP drawn before. */

@@ -73,8 +73,11 @@ int view_remap(struct lp_pool *pool, struct lp_view *v, uint64_t from, uint64_t 
 	for (pos = from; !rc && lp_map_next(&kept, pos, &r); pos = r.end)
 		rc = lp_map_insert(pool, &v->wiped, &r);
 	lp_map_clear(pool, &kept);
-	if (!rc && vacates)
+	if (!rc)
 		rc = lp_map_cut(pool, &v->extents, from, from + len, NULL);
+	/* All of it stays registered, with what had grown there, which no message tells. */
+	if (!rc && !vacates)
+		rc = view_add_extent(pool, v, from, from + len);
 	return rc ? rc : view_add_extent(pool, v, to, to + len);
 }
 
