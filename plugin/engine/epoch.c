@@ -332,12 +332,6 @@ static void find_enablers(const struct plan *p, size_t i, unsigned cost, bool *e
 	}
 }
 
-/* @x moves on from where @m moves to, but not just what @m brings: then it is in order, as it mostly is. */
-static bool moves_other(const struct lp_msg *x, const struct lp_msg *m)
-{
-	return overlap(x->from, x->len, m->to, m->len) && (x->from != m->to || x->len != m->len);
-}
-
 /*
  * What @i moves to its place, a message that was read later seems to unmap or
  * to move on; or to move away what @i unmaps. Was that older?
@@ -353,7 +347,7 @@ static unsigned doubtful_later(const struct plan *p, size_t i)
 
 	for (x = i + 1; log[i].kind == MSG_REMAP && x < p->n; x++)
 		if (!p->done[x] && !log[x].part && enables(&log[x], &log[i]) &&
-		    (log[x].kind == MSG_UNMAP || moves_other(&log[x], &log[i])))
+		    (log[x].kind == MSG_UNMAP || overlap(log[x].from, log[x].len, log[i].to, log[i].len)))
 			return COST_LATER;
 	return 0;
 }
@@ -463,18 +457,40 @@ static int one_mapping(struct plan *p, uint64_t start, uint64_t end)
 	return rc;
 }
 
+/* The last page of @v in front of @addr, if messages have taken away what was between. */
+static bool front_of(const struct plan *p, const struct lp_view *v, uint64_t addr, uint64_t *front)
+{
+	uint64_t page = p->s->engine->page, pos = addr, last;
+	struct lp_range r;
+	size_t i;
+
+	do {
+		last = pos;
+		if (lp_map_find(&v->extents, pos - page, &r)) {
+			*front = pos - page;
+			return true;
+		}
+		for (i = 0; i < p->n; i++) {
+			const struct lp_msg *m = &p->s->log[i];
+
+			if ((m->kind == MSG_UNMAP || (m->kind == MSG_REMAP && m->vacates)) && pos - page - m->from < m->len)
+				pos = m->from;
+		}
+	} while (pos < last);
+	return false;
+}
+
 /* The kernel has @addr, @v does not. Has the mapping in front grown there, over what was moved there? */
 static int grown_over(struct plan *p, const struct lp_view *v, uint64_t addr)
 {
-	uint64_t page = p->s->engine->page;
-	struct lp_range r;
+	uint64_t page = p->s->engine->page, front;
 	size_t i;
 
 	for (i = 0; i < p->n; i++) {
 		const struct lp_msg *m = &p->s->log[i];
 
 		if (m->kind == MSG_REMAP && addr - m->to < m->len)
-			return lp_map_find(&v->extents, m->to - page, &r) ? one_mapping(p, m->to - page, addr + page) : 0;
+			return front_of(p, v, m->to, &front) ? one_mapping(p, front, addr + page) : 0;
 	}
 	return 0;
 }
@@ -530,7 +546,7 @@ static bool still_there(const struct plan *p, size_t i, size_t nseq)
 static int answers_against(struct plan *p, const struct lp_view *v, size_t nseq, unsigned *cost)
 {
 	const struct lp_msg *log = p->s->log;
-	uint64_t page = p->s->engine->page;
+	uint64_t page = p->s->engine->page, front;
 	struct lp_range r;
 	size_t i, x;
 	bool again;
@@ -554,9 +570,9 @@ static int answers_against(struct plan *p, const struct lp_view *v, size_t nseq,
 			if (log[x].kind == MSG_UNMAP && !log[x].part && overlap(log[x].from, log[x].len, log[i].to, page))
 				break;
 		if (log[i].kind != MSG_REMAP || x >= p->n || !still_there(p, i, nseq) ||
-		    !lp_map_find(&v->extents, log[i].to - page, &r))
+		    !front_of(p, v, log[i].to, &front))
 			continue;
-		rc = one_mapping(p, log[i].to - page, log[i].to + page);
+		rc = one_mapping(p, front, log[i].to + page);
 		if (rc < 0)
 			return rc;
 		if (rc)
@@ -624,7 +640,7 @@ static bool takes_part_before(const struct plan *p, const struct lp_view *v, siz
  */
 static unsigned from_vacated(const struct plan *p, const struct lp_view *v, size_t n, const struct lp_msg *m)
 {
-	uint64_t pos = m->from, end = m->from + m->len;
+	uint64_t page = p->s->engine->page, pos = m->from, end = m->from + m->len;
 	struct lp_range r, front;
 	size_t i;
 
@@ -641,8 +657,10 @@ static unsigned from_vacated(const struct plan *p, const struct lp_view *v, size
 				continue;
 			if (m->kind == MSG_UNMAP ? x->from <= pos && x->from + x->len >= end :
 						   overlap(x->from, x->len, pos, r.start - pos))
-				return lp_map_find(&v->extents, x->from - p->s->engine->page, &front) ? COST_VACATED :
-													 COST_HOLE;
+				return lp_map_find(&v->extents, x->from - page, &front) ||
+						       lp_map_find(&p->s->v.extents, x->from - page, &front) ?
+					       COST_VACATED :
+					       COST_HOLE;
 		}
 	}
 	return 0;
