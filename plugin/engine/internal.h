@@ -36,7 +36,12 @@ struct lp_msg {
 /* Was something registered there in a young child when its kernel was asked? */
 struct lp_fact {
 	uint64_t addr;
-	uint64_t len; /* 0: of a page; else of an UNMAP: is all of it, and a page on either side, one mapping? */
+	/*
+	 * 0: of a page; JOINED: is the page in front in the same mapping? Else of an
+	 * UNMAP: is all of it, and a page on either side, one mapping?
+	 */
+	uint64_t len;
+#define JOINED 1
 	bool there;
 };
 

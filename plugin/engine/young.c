@@ -78,6 +78,17 @@ static bool spans(const struct lp_space *c, const struct lp_msg *m)
 	return false;
 }
 
+/* The page of @c in front of UNMAP @m is one mapping with the first that it names. */
+static bool joined(const struct lp_space *c, const struct lp_msg *m)
+{
+	size_t i;
+
+	for (i = 0; i < c->nfacts; i++)
+		if (c->facts[i].addr == m->from && c->facts[i].len == JOINED)
+			return c->facts[i].there;
+	return false;
+}
+
 static void ask_span(struct lp_space *s, struct lp_space *c, const struct lp_msg *m)
 {
 	uint64_t page = s->engine->page;
@@ -92,6 +103,12 @@ static void ask_span(struct lp_space *s, struct lp_space *c, const struct lp_msg
 	rc = s->engine->there(c->host, m->from - page, m->len + 2 * page);
 	if (rc >= 0)
 		c->facts[c->nfacts++] = (struct lp_fact){ .addr = m->from, .len = m->len, .there = rc != 0 };
+	for (i = 0; i < c->nfacts; i++)
+		if (c->facts[i].addr == m->from && c->facts[i].len == JOINED)
+			return;
+	rc = s->engine->there(c->host, m->from - page, 2 * page);
+	if (rc >= 0)
+		c->facts[c->nfacts++] = (struct lp_fact){ .addr = m->from, .len = JOINED, .there = rc != 0 };
 }
 
 static int ask(struct lp_space *s, struct lp_space *c, const struct lp_msg *m)
@@ -99,7 +116,7 @@ static int ask(struct lp_space *s, struct lp_space *c, const struct lp_msg *m)
 	uint64_t at[LP_POINTS];
 	unsigned n = msg_points(s, m, at), i;
 
-	if (c->nfacts + n + 1 > c->cap_facts) {
+	if (c->nfacts + n + 2 > c->cap_facts) {
 		size_t cap = 2 * (c->nfacts + n) + 16;
 		struct lp_fact *f = realloc(c->facts, cap * sizeof(*f));
 
@@ -234,8 +251,9 @@ static bool has_grown(const struct choice *k, const struct lp_view *v, const str
 		return false;
 	if (grew_beyond(k, v, m))
 		return true;
+	/* What is in front may have grown to here, too, and be unknown. */
 	return m->len > page && fact(k->c, m->from, &there) && there && absent(k->c, m->from + m->len - page) &&
-	       lp_map_find(&v->extents, m->from - page, &r);
+	       (lp_map_find(&v->extents, m->from - page, &r) || joined(k->c, m));
 }
 
 /* How much do the answers of the child's kernel speak against @v, which k->with leads to? */
