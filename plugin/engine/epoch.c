@@ -496,9 +496,9 @@ static int grown_over(struct plan *p, const struct lp_view *v, uint64_t addr)
 }
 
 /*
- * The kernel has @addr, @v does not. Was it the end of something that one of the
+ * The kernel has @addr, @v does not. Was it a later part of something that one of the
  * @nseq messages in p->seq has moved there, which has given it away since (so was
- * it read, too), and has grown again? That the end was moved away before all of
+ * it read, too), and has grown again? That it was moved away before all of
  * it came there, and that message was read late, looks the same.
  */
 static int regrown(struct plan *p, const struct lp_view *v, size_t nseq, uint64_t addr)
@@ -514,7 +514,7 @@ static int regrown(struct plan *p, const struct lp_view *v, size_t nseq, uint64_
 			x = m;
 		if (m->kind != MSG_REMAP || addr - m->to >= m->len)
 			continue;
-		return x > m && x->from > m->to && x->from + x->len == m->to + m->len &&
+		return x > m && x->from > m->to && x->from + x->len <= m->to + m->len &&
 				       lp_map_find(&v->extents, x->from - page, &r) ?
 			       one_mapping(p, x->from - page, addr + page) : 0;
 	}
@@ -615,9 +615,10 @@ static size_t fixed_pair(const struct plan *p, size_t x)
 	return p->n;
 }
 
-/* One of the @n messages before took away a part of what UNMAP @m names, but was read later; nothing has come there since. */
+/* One of the @n messages before took away a part of what UNMAP @m names, but was read later; not all has come back since. */
 static bool takes_part_before(const struct plan *p, const struct lp_view *v, size_t n, const struct lp_msg *m)
 {
+	struct lp_range r;
 	size_t i;
 
 	for (i = 0; i < n; i++) {
@@ -625,7 +626,8 @@ static bool takes_part_before(const struct plan *p, const struct lp_view *v, siz
 		uint64_t start = x->from > m->from ? x->from : m->from;
 		uint64_t end = x->from + x->len < m->from + m->len ? x->from + x->len : m->from + m->len;
 
-		if (x > m && (x->kind == MSG_UNMAP || x->vacates) && start < end && !lp_map_overlaps(&v->extents, start, end))
+		if (x > m && (x->kind == MSG_UNMAP || x->vacates) && start < end &&
+		    (!lp_map_find(&v->extents, start, &r) || r.end < end))
 			return true;
 	}
 	return false;
