@@ -457,27 +457,15 @@ static int one_mapping(struct plan *p, uint64_t start, uint64_t end)
 	return rc;
 }
 
-/* The last page of @v in front of @addr, if messages have taken away what was between. */
+/* The last page of @v in front of @addr. */
 static bool front_of(const struct plan *p, const struct lp_view *v, uint64_t addr, uint64_t *front)
 {
-	uint64_t page = p->s->engine->page, pos = addr, last;
 	struct lp_range r;
-	size_t i;
 
-	do {
-		last = pos;
-		if (lp_map_find(&v->extents, pos - page, &r)) {
-			*front = pos - page;
-			return true;
-		}
-		for (i = 0; i < p->n; i++) {
-			const struct lp_msg *m = &p->s->log[i];
-
-			if ((m->kind == MSG_UNMAP || (m->kind == MSG_REMAP && m->vacates)) && pos - page - m->from < m->len)
-				pos = m->from;
-		}
-	} while (pos < last);
-	return false;
+	if (!lp_map_prev(&v->extents, addr, &r))
+		return false;
+	*front = (r.end < addr ? r.end : addr) - p->s->engine->page;
+	return true;
 }
 
 /* The kernel has @addr, @v does not. Has the mapping in front grown there, over what was moved there? */
@@ -659,7 +647,7 @@ static unsigned from_vacated(const struct plan *p, const struct lp_view *v, size
 				continue;
 			if (m->kind == MSG_UNMAP ? x->from <= pos && x->from + x->len >= end :
 						   overlap(x->from, x->len, pos, r.start - pos))
-				return lp_map_find(&v->extents, x->from - page, &front) ||
+				return (lp_map_prev(&v->extents, pos + page, &front) && front.end >= x->from) ||
 						       lp_map_find(&p->s->v.extents, x->from - page, &front) ?
 					       COST_VACATED :
 					       COST_HOLE;

@@ -384,6 +384,26 @@ bool lp_map_next(const struct lp_map *m, uint64_t addr, struct lp_range *r)
 	return found;
 }
 
+bool lp_map_prev(const struct lp_map *m, uint64_t addr, struct lp_range *r)
+{
+	const struct lp_node *n = m->root;
+	uint64_t shift = 0;
+	bool found = false;
+
+	while (n) {
+		if (n->start + shift < addr) {
+			*r = (struct lp_range){ n->start + shift, n->end + shift, n->img, n->obj };
+			found = true;
+			shift += n->shift;
+			n = n->right;
+		} else {
+			shift += n->shift;
+			n = n->left;
+		}
+	}
+	return found;
+}
+
 bool lp_map_find(const struct lp_map *m, uint64_t addr, struct lp_range *r)
 {
 	return lp_map_next(m, addr, r) && r->start <= addr;

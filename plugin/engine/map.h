@@ -86,6 +86,8 @@ int lp_map_join(struct lp_pool *pool, struct lp_map *m, struct lp_map *from);
 bool lp_map_find(const struct lp_map *m, uint64_t addr, struct lp_range *r);
 /* The first range that ends after @addr. */
 bool lp_map_next(const struct lp_map *m, uint64_t addr, struct lp_range *r);
+/* The last range that starts before @addr. */
+bool lp_map_prev(const struct lp_map *m, uint64_t addr, struct lp_range *r);
 /* Does anything lie in [start, end)? */
 bool lp_map_overlaps(const struct lp_map *m, uint64_t start, uint64_t end);
 

@@ -94,6 +94,9 @@ static void test_find(void **state)
 	assert_true(lp_map_next(&m, 20, &r));
 	assert_int_equal(r.start, 30);
 	assert_false(lp_map_next(&m, 40, &r));
+	assert_true(lp_map_prev(&m, UINT64_MAX, &r));
+	assert_true(r.end == 40);
+	assert_false(lp_map_prev(&m, 0, &r));
 	assert_false(lp_map_overlaps(&m, 20, 30));
 	assert_true(lp_map_overlaps(&m, 20, 31));
 	assert_true(lp_map_overlaps(&m, 19, 20));
