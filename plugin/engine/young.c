@@ -272,7 +272,10 @@ static unsigned facts_against(const struct choice *k, const struct lp_view *v)
 		for (j = 0; f->there && j < k->n; j++) {
 			const struct lp_msg *m = &log[k->seq[j]];
 
-			if (f->addr - m->from < m->len && (k->with[j] ? has_grown(k, v, m) : grew_beyond(k, v, m)))
+			if (f->addr - m->from >= m->len)
+				continue;
+			/* What is moved is one mapping: all of it was there before, though it may have grown untold. */
+			if (k->with[j] ? has_grown(k, v, m) : m->kind == MSG_REMAP || grew_beyond(k, v, m))
 				break;
 		}
 		if (!f->there || j == k->n)
