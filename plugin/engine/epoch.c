@@ -23,8 +23,6 @@
 
 #include "engine/internal.h"
 
-/* Nobody settles: then what was read is put in order without. */
-#define LOG_MAX 256
 #define SEARCH_MAX 20000 /* changes tried, a microsecond or two each; in a long log longer, and they count more */
 
 #define COST_OCCUPIED 80 /* moved onto something */
@@ -39,162 +37,6 @@
 #define COST_GROWN 10	  /* ... but it is one mapping with what is in front: that has grown there */
 #define COST_REGROWN 5	  /* ... and that was moved there, has given its end away, and has grown again */
 #define COST_JOINED 40	  /* moved there, but one mapping with what is in front: only what comes home may merge */
-
-static bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
-{
-	return a < b + blen && b < a + alen;
-}
-
-/* ---- The log --------------------------------------------------------------- */
-
-int log_reserve(struct lp_space *s)
-{
-	size_t cap = s->cap_log ? s->cap_log * 2 : 16;
-	struct lp_msg *log;
-	int rc;
-
-	if (s->broken)
-		return -ENOTRECOVERABLE;
-
-	if (s->nlog == LOG_MAX) {
-		rc = epoch_end(s, true);
-		if (rc)
-			return rc;
-	}
-	if (s->nlog == s->cap_log) {
-		log = realloc(s->log, cap * sizeof(*log));
-		if (!log)
-			return -ENOMEM;
-		s->log = log;
-		s->cap_log = cap;
-	}
-	return 0;
-}
-
-/* From now on nothing in [start, end) is filled: its bytes may belong elsewhere. Cannot fail: reserved. */
-static void name(struct lp_space *s, uint64_t start, uint64_t end)
-{
-	struct lp_range r = { start, end, start, 0 };
-
-	if (start >= end)
-		return;
-	lp_map_cut(&s->engine->pool, &s->named, start, end, NULL);
-	lp_map_insert(&s->engine->pool, &s->named, &r);
-	flights_return(s, start, end);
-}
-
-int log_add(struct lp_space *s, const struct lp_msg *m)
-{
-	bool moves = m->kind == MSG_REMAP;
-	unsigned n;
-	int rc = log_reserve(s);
-
-	if (!rc)
-		rc = young_ask_all(s, m);
-	if (rc)
-		return rc;
-	n = flights_count(s, m->from, m->from + m->len);
-	if (moves)
-		n += flights_count(s, m->to, m->to + m->len);
-	if (lp_pool_reserve(&s->engine->pool, n + 4) || flights_reserve(s))
-		return -ENOMEM;
-	name(s, m->from, m->from + m->len);
-	if (moves)
-		name(s, m->to, m->to + m->len);
-	s->forked |= m->kind == MSG_FORK;
-	s->log[s->nlog++] = *m;
-	return 0;
-}
-
-/* Was the rest of what @log[i] moved, beyond @u, unmapped by itself? */
-static bool tail_unmapped(const struct lp_msg *log, size_t n, size_t i, const struct lp_msg *u)
-{
-	const struct lp_msg *m = &log[i];
-
-	for (i++; i < n; i++)
-		if (log[i].kind == MSG_UNMAP && !log[i].part && log[i].from == u->from + u->len &&
-		    log[i].len == m->len - u->len)
-			return true;
-	return false;
-}
-
-/* May UNMAP @u belong to @log[i], which has none yet? */
-static bool may_belong(const struct lp_msg *log, size_t n, size_t i, const struct lp_msg *u)
-{
-	const struct lp_msg *m = &log[i];
-
-	return m->kind == MSG_REMAP && !m->vacates && u->from == m->from && u->len <= m->len &&
-	       (u->len == m->len || tail_unmapped(log, n, i, u));
-}
-
-/*
- * Between two moves away from a place, @log[a] and @log[b], something was moved
- * there, and no other message made room for it: so the first one did.
- */
-static bool must_vacate(const struct lp_msg *log, size_t a, size_t b)
-{
-	const struct lp_msg *m = &log[a];
-
-	while (++a < b) {
-		if (log[a].kind == MSG_UNMAP && !log[a].part && overlap(log[a].from, log[a].len, m->from, m->len))
-			return false;
-		if (log[a].kind == MSG_REMAP && overlap(log[a].to, log[a].len, m->from, m->len))
-			return true;
-	}
-	return false;
-}
-
-/*
- * Before UNMAP @u was read, something was moved of which the place that @log[i]
- * moved away is a part, and that was MREMAP_DONTUNMAP: then that place was still
- * there, and @u is not of @log[i].
- */
-static bool was_there(const struct lp_msg *log, size_t n, size_t i, const struct lp_msg *u)
-{
-	const struct lp_msg *x, *y;
-
-	for (x = &log[i] + 1; x < u; x++) {
-		if (x->kind != MSG_REMAP)
-			continue;
-		if (overlap(x->to, x->len, u->from, u->len))
-			break;
-		if (x->from > u->from || x->from + x->len < u->from + u->len || x->len == u->len)
-			continue;
-		for (y = x + 1; y < log + n && (y->kind != MSG_UNMAP || y->from != x->from || y->len != x->len); y++)
-			;
-		if (y == log + n)
-			return true;
-	}
-	return false;
-}
-
-/*
- * One mremap() is one change but sends several messages: REMAP and, unless
- * MREMAP_DONTUNMAP, UNMAP of the old place. Before Linux 6.16 REMAP of a
- * shrinking move tells the old length, and the rest has an UNMAP of its own.
- */
-static void pair(struct lp_msg *log, size_t n, bool ghosts)
-{
-	size_t i, j, best;
-
-	for (i = 0; i < n; i++)
-		log[i].vacates = log[i].part = log[i].grown = false;
-	for (i = 0; i < n; i++)
-		log[i].ghosts = ghosts;
-	for (j = 0; j < n; j++) {
-		struct lp_msg *u = &log[j];
-
-		/* The last move that it can belong to: what was left there before stays (MREMAP_DONTUNMAP). */
-		best = n;
-		for (i = j; u->kind == MSG_UNMAP && !u->part && i-- > 0;)
-			if (may_belong(log, n, i, u) && !was_there(log, n, i, u) && (best == n || must_vacate(log, i, best)))
-				best = i;
-		if (best < n) {
-			log[best].len = u->len;
-			log[best].vacates = u->part = true;
-		}
-	}
-}
 
 int apply_msg(struct lp_pool *pool, struct lp_view *v, const struct lp_msg *m)
 {
@@ -836,7 +678,7 @@ int epoch_end(struct lp_space *s, bool force)
 	/* What is claimed no message has named: it stays where it is. */
 	view_clone(&base, &s->v);
 	if (!rc) {
-		pair(s->log, p.n, s->due);
+		log_pair(s->log, p.n, s->due);
 		rc = order(&p, &base);
 	}
 	if (!rc)

@@ -153,11 +153,22 @@ int view_inherit(struct lp_pool *pool, struct lp_view *v);
 /* It has nothing where something should be: that may be MADV_DONTFORK. */
 #define COST_ABSENT 20
 
-/* epoch.c */
-#define LP_POINTS 16
+static inline bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
+{
+	return a < b + blen && b < a + alen;
+}
+
+/* log.c */
+/* Nobody settles: then what was read is put in order without. */
+#define LOG_MAX 256
 /* Room for one more message. */
 int log_reserve(struct lp_space *s);
 int log_add(struct lp_space *s, const struct lp_msg *m);
+/* Which UNMAP belongs to which REMAP? @ghosts: the space may lack some of what is known of it. */
+void log_pair(struct lp_msg *log, size_t n, bool ghosts);
+
+/* epoch.c */
+#define LP_POINTS 16
 /* Put the log in order and apply it. @force: although this is no settled moment. On failure nothing has changed. */
 int epoch_end(struct lp_space *s, bool force);
 int apply_msg(struct lp_pool *pool, struct lp_view *v, const struct lp_msg *m);
