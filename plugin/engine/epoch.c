@@ -7,14 +7,14 @@
  * the changes were made: munmap(X) in one thread, mremap onto X in another, and
  * the REMAP is read first. At a settled moment all messages of all changes made
  * so far have been read; only then does it pay to ask for the order. Until then
- * the kernel refuses most fills anyhow, and the engine refuses the rest.
+ * the engine leaves alone what the messages name (log.c).
  *
  * The order is that of reading, except where that cannot have been: nothing can
  * be moved onto a place that is not free, nor from one where nothing is. Then
  * later messages that make it possible are drawn before, as few as possible,
  * and the kernel is asked which places are registered in the end.
  *
- * A space owns its log. The children in it belong to the caller, as all spaces.
+ * The children in a log belong to the caller, as all spaces.
  */
 #include <errno.h>
 #include <limits.h>
@@ -35,7 +35,7 @@
 #define COST_DEEP 8	  /* and what had come to its place meanwhile had been taken away again */
 #define COST_KERNEL 100	  /* the kernel has something where nothing should be, or nothing */
 #define COST_GROWN 10	  /* ... but it is one mapping with what is in front: that has grown there */
-#define COST_REGROWN 5	  /* ... and that was moved there, has given its end away, and has grown again */
+#define COST_REGROWN 5	  /* ... and that was moved there, has given a part away, and has grown again */
 #define COST_JOINED 40	  /* moved there, but one mapping with what is in front: only what comes home may merge */
 
 int apply_msg(struct lp_pool *pool, struct lp_view *v, const struct lp_msg *m)
@@ -326,10 +326,10 @@ static int grown_over(struct plan *p, const struct lp_view *v, uint64_t addr)
 }
 
 /*
- * The kernel has @addr, @v does not. Was it a later part of something that one of the
- * @nseq messages in p->seq has moved there, which has given it away since (so was
- * it read, too), and has grown again? That it was moved away before all of
- * it came there, and that message was read late, looks the same.
+ * The kernel has @addr, @v does not. Was it a later part of something that one of
+ * the @nseq messages in p->seq has moved there, which has given it away since (so
+ * was it read, too), and has grown again? That it was moved away before all of it
+ * came there, and that message was read late, looks the same.
  */
 static int regrown(struct plan *p, const struct lp_view *v, size_t nseq, uint64_t addr)
 {

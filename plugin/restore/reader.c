@@ -330,8 +330,8 @@ void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg 
 	mm->retry_at = now;
 	mm->backoff = mm->doubt = 0;
 	/*
-	 * Nobody is woken to fill: after most changes nothing can be before the
-	 * space is settled, and a stalled thread looks again within BACKOFF_MAX.
+	 * Nobody is woken to fill: the kernel refuses until the task has run, and a
+	 * stalled thread looks again within BACKOFF_MAX.
 	 */
 	pthread_mutex_unlock(&r->lock);
 }
