@@ -695,6 +695,8 @@ int epoch_end(struct lp_space *s, bool force)
 		if (!force)
 			s->due = false;
 	} else {
+		/* As if it had not been tried: who is given the same messages later (a new worker) must ask the same. */
+		log_unpair(s->log, p.n);
 		view_clear(pool, &p.best_view);
 		for (i = 0; i < p.n; i++)
 			if (s->log[i].kind == MSG_FORK && s->log[i].child)

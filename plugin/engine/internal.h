@@ -166,6 +166,7 @@ int log_reserve(struct lp_space *s);
 int log_add(struct lp_space *s, const struct lp_msg *m);
 /* Which UNMAP belongs to which REMAP? @ghosts: the space may lack some of what is known of it. */
 void log_pair(struct lp_msg *log, size_t n, bool ghosts);
+void log_unpair(struct lp_msg *log, size_t n);
 
 /* epoch.c */
 #define LP_POINTS 16

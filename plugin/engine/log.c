@@ -129,6 +129,14 @@ static bool was_there(const struct lp_msg *log, size_t n, size_t i, const struct
 	return false;
 }
 
+void log_unpair(struct lp_msg *log, size_t n)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		log[i].vacates = log[i].part = log[i].grown = log[i].ghosts = false;
+}
+
 /*
  * One mremap() is one change but sends several messages: REMAP and, unless
  * MREMAP_DONTUNMAP, UNMAP of the old place. Before Linux 6.16 REMAP of a
@@ -138,8 +146,7 @@ void log_pair(struct lp_msg *log, size_t n, bool ghosts)
 {
 	size_t i, j, best;
 
-	for (i = 0; i < n; i++)
-		log[i].vacates = log[i].part = log[i].grown = false;
+	log_unpair(log, n);
 	for (i = 0; i < n; i++)
 		log[i].ghosts = ghosts;
 	for (j = 0; j < n; j++) {

@@ -519,6 +519,43 @@ static void test_dontfork_moved(void **state)
 	lp_space_free(d);
 }
 
+/* How much does a FORK ask, @failed: after a settled moment that was none? */
+static unsigned fork_asks(bool failed)
+{
+	struct lp_space *c;
+	struct world *w;
+	unsigned n;
+	void *state;
+
+	assert_int_equal(setup(&state), 0);
+	w = state;
+	/* Moved onto something: its kernel is asked for the order of these. */
+	assert_int_equal(lp_space_remap(w->s, 16 * PG, 24 * PG, 4 * PG), 0);
+	assert_int_equal(lp_space_unmap(w->s, 16 * PG, 20 * PG), 0);
+	w->k[0].busy = true;
+	if (failed)
+		assert_int_equal(lp_space_settled(w->s), -EAGAIN);
+	assert_true(!failed == !w->k[0].asked);
+	has(&w->k[1], "20-48");
+	assert_int_equal(lp_space_fork(w->s, &w->k[1], &c), 0);
+	n = w->k[1].asked;
+	assert_true(n > 2);
+	has(&w->k[0], "20-48");
+	assert_int_equal(lp_space_settled(w->s), 0);
+	lp_space_free(c);
+	assert_int_equal(teardown(&state), 0);
+	return n;
+}
+
+/*
+ * Of a settled moment that failed nothing is left: a new worker is not told of
+ * it, and must ask what the dead one has asked.
+ */
+static void test_failed_settled(void **state)
+{
+	assert_int_equal(fork_asks(true), fork_asks(false));
+}
+
 /* A child whose kernel could not be asked, since it changes its layout already: its own settled moment tells. */
 static void test_due(void **state)
 {
@@ -713,6 +750,7 @@ int main(void)
 		T(test_dontfork_untold),
 		T(test_dontfork_moved),
 		T(test_due),
+		cmocka_unit_test(test_failed_settled),
 		T(test_parent_ends),
 		T(test_orphans),
 		T(test_never_settled),
