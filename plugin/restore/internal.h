@@ -68,7 +68,7 @@ struct lp_mm {
 	pid_t host_pid;	 /* of the task that handed it over; 0 for a child of a fork */
 	int pidfd;	 /* of the same, or -1 */
 	unsigned id;	 /* tells the children of one pid apart, and names it in the journal */
-	uint32_t epoch;	 /* times that layout messages were read; changes with the gate held alone */
+	uint32_t epoch;	 /* what an address means, see note.c; changes with the gate held alone */
 	uint64_t backoff; /* ns, of refused fills */
 	uint64_t doubt;	  /* ns, between looks for a settled moment */
 	uint64_t retry_at; /* when deferred faults are due */

@@ -28,10 +28,17 @@ int note_answer(struct lp_restore *r, int answer)
 	return r->j ? lp_journal_answer(r->j, answer) : answer;
 }
 
+/* Nothing that is filled from now on may be noted in a cell from before: addresses may mean something else. */
+static void new_epoch(struct lp_mm *mm)
+{
+	mm->epoch++;
+}
+
 void note_call(struct lp_mm *mm, enum lp_jkind kind)
 {
 	struct lp_journal *j = mm->r->j;
 
+	new_epoch(mm);
 	if (!j)
 		return;
 	if (kind == LP_J_EXIT)
@@ -51,6 +58,7 @@ void note_message(struct lp_mm *mm, const struct uffd_msg *m, unsigned idx, cons
 	struct lp_journal *j = mm->r->j;
 	unsigned gen = mm->r->zone->gen;
 
+	new_epoch(mm);
 	if (!j)
 		return;
 	lp_crash_point(event_after);

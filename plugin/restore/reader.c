@@ -290,7 +290,6 @@ void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg 
 	int rc = 0;
 
 	lp_crash_point(event_before);
-	mm->epoch++;
 	pthread_mutex_lock(&r->lock);
 	note_begin(r);
 	switch (m->event) {

@@ -176,8 +176,9 @@ static int on_cell(struct lp_replay *p, const struct lp_jcell *c, uint64_t word,
 	}
 	if (!rc && (p->short_of || p->at < p->n))
 		rc = lp_err(err, -EBADMSG,
-			    "%d.%u: the engine asks otherwise than when the journal was written: another version?", mm->pid,
-			    mm->id);
+			    "%d.%u: the engine asks otherwise than when the journal was written: another version? "
+			    "(cell %td, %s than %zu questions)",
+			    mm->pid, mm->id, c - p->r->j->cells, p->short_of ? "more" : "fewer", p->n);
 	p->at = p->n = 0;
 	p->short_of = false;
 	while (eng_next_wake(mm->space, &addr))
@@ -240,7 +241,6 @@ static int revive(struct lp_restore *r)
 
 	for (mm = r->mms; mm && !rc; mm = mm->next) {
 		mm->check = true;
-		mm->epoch++;
 		if (!mm->polled && !lp_space_young(mm->space) && !lp_space_dead(mm->space))
 			rc = mm_poll(mm);
 		lp_uffd_wake_all(mm->fd, &end);
