@@ -124,6 +124,7 @@ static bool fill_page(struct md *m, struct lp_flight *f)
 	} else if (lp_flight_urgent(f)) {
 		wake_page(m, t, i);
 	}
+	md_cell(m, CELL_DONE, t, h->addr, h->addr + MD_PAGE, 0, 0);
 	lp_flight_advance(f, MD_PAGE);
 	return true;
 }
@@ -139,7 +140,8 @@ static bool finish_flight(struct md *m, unsigned i)
 		return md_differ(m, md_task_no(m, t), "finish says no memory");
 	if (lp_space_dead(s) && !lp_space_flights(s)) {
 		lp_space_free(s);
-		*t = (struct md_task){ .pg = t->pg };
+		md_cell(m, CELL_FREE, t, 0, 0, 0, 0);
+		*t = (struct md_task){ .m = t->m, .pg = t->pg };
 	}
 	return true;
 }
@@ -216,7 +218,18 @@ static bool observe(struct md *m, struct md_task *t)
 
 	if (t->changing || !t->alive || !lp_space_unsettled(t->space))
 		return true;
+	/* It may begin to change its layout in the middle of the questions: then nothing has happened. */
+	if (!(md_random(&m->kill_rng) >> 32 & 3))
+		m->j.refuse = 1 + (md_random(&m->kill_rng) >> 32 & 7);
+	md_call(m);
 	rc = lp_space_settled(t->space);
+	if (rc == -EAGAIN && !m->j.refuse) {
+		md_call(m);
+		rc = lp_space_settled(t->space);
+	}
+	m->j.refuse = 0;
+	if (!rc)
+		md_cell(m, CELL_SETTLED, t, 0, 0, 0, 0);
 	if (rc || lp_space_unsettled(t->space))
 		return md_differ(m, md_task_no(m, t), "settled says %s", strerror(-rc));
 	while (lp_space_next_wake(t->space, &addr))
@@ -276,22 +289,28 @@ static bool apply(struct md *m, struct md_task *t, struct md_thread *th)
 	int rc = 0;
 
 	md_note(m, names[e->kind], md_task_no(m, t), th - t->th, e->a, e->len, e->to);
+	md_call(m);
 	switch (e->kind) {
 	case EV_FORK:
 		c = &m->task[e->to];
 		rc = lp_space_fork(t->space, c, &c->space);
 		c->alive = !rc;
+		if (!rc)
+			md_cell(m, CELL_FORK, t, e->to, 0, 0, 0);
 		if (!rc && (!lp_space_young(c->space) || lp_space_unsettled(c->space)))
 			return md_differ(m, e->to, "a new child is not young");
 		break;
 	case EV_REMAP:
 		rc = lp_space_remap(t->space, a, addr_of(e->to), end - a);
+		md_cell(m, CELL_REMAP, t, a, addr_of(e->to), end - a, 0);
 		break;
 	case EV_REMOVE:
 		rc = lp_space_remove(t->space, a, end);
+		md_cell(m, CELL_REMOVE, t, a, end, 0, 0);
 		break;
 	case EV_UNMAP:
 		rc = lp_space_unmap(t->space, a, end);
+		md_cell(m, CELL_UNMAP, t, a, end, 0, 0);
 	}
 	if (rc)
 		return md_differ(m, md_task_no(m, t), "an event says %s", strerror(-rc));
@@ -357,9 +376,8 @@ static bool deliver(struct md *m, struct md_task *t, struct md_thread *th)
 
 /* ---- Worlds -------------------------------------------------------------- */
 
-static int is_there(void *host, uint64_t start, uint64_t len)
+static int registered(const struct md_task *t, uint64_t start, uint64_t len)
 {
-	const struct md_task *t = host;
 	uint64_t i = (start - MD_BASE) / MD_PAGE, n = len / MD_PAGE;
 
 	if (t->changing)
@@ -372,16 +390,34 @@ static int is_there(void *host, uint64_t start, uint64_t len)
 	return 1;
 }
 
+static int is_there(void *host, uint64_t start, uint64_t len)
+{
+	struct md_task *t = host;
+
+	return t->m->replaying ? md_replayed_answer(t->m) : md_answer(t->m, registered(t, start, len));
+}
+
+struct lp_engine *md_new_engine(struct md *m)
+{
+	const struct lp_engine_conf ec = { .page = MD_PAGE, .seed = md_random(&m->kill_rng), .there = is_there };
+	struct lp_engine *e = lp_engine_new(&ec);
+
+	if (!e)
+		abort();
+	return e;
+}
+
 static bool populate(struct md *m, struct md_task *t)
 {
 	uint32_t img = 1 + md_pick(m, 64);
 	unsigned i = 0, len, k;
 	int rc = 0;
 
-	*t = (struct md_task){ .used = true, .alive = true, .pg = t->pg, .pages = m->conf.pages };
+	*t = (struct md_task){ .used = true, .alive = true, .m = t->m, .pg = t->pg, .pages = m->conf.pages };
 	memset(t->pg, 0, m->conf.pages * sizeof(*t->pg));
 	if (lp_space_new(m->engine, t, &t->space))
 		return md_differ(m, -1, "no memory for a space");
+	md_cell(m, CELL_NEW, t, 0, 0, 0, 0);
 	while (i < m->conf.pages) {
 		bool wiped = !md_pick(m, 12), dontfork = !md_pick(m, 12) && m->flags & (MD_DONTFORK | MD_UNTOLD);
 		bool told = dontfork && m->flags & MD_DONTFORK && (!(m->flags & MD_UNTOLD) || md_pick(m, 2));
@@ -398,10 +434,14 @@ static bool populate(struct md *m, struct md_task *t)
 		if (kind < 3)
 			continue;
 		rc |= lp_space_add_extent(t->space, addr_of(start), addr_of(i));
-		if (dontfork && told)
+		md_cell(m, CELL_EXTENT, t, addr_of(start), addr_of(i), 0, 0);
+		if (dontfork && told) {
 			rc |= lp_space_add_dontfork(t->space, addr_of(start), addr_of(i));
-		else if (wiped)
+			md_cell(m, CELL_DONTFORK, t, addr_of(start), addr_of(i), 0, 0);
+		} else if (wiped) {
 			rc |= lp_space_add_wiped(t->space, addr_of(start), addr_of(i));
+			md_cell(m, CELL_WIPED, t, addr_of(start), addr_of(i), 0, 0);
+		}
 		for (k = start; k < i; k++) {
 			t->pg[k].wiped = wiped;
 			t->pg[k].dontfork = dontfork;
@@ -421,6 +461,7 @@ static bool populate(struct md *m, struct md_task *t)
 					t->pg[k + j].want = img + j;
 				rc |= lp_space_add_missing(t->space, addr_of(k), addr_of(k + n), img * MD_PAGE,
 							   obj_of(img));
+				md_cell(m, CELL_MISSING, t, addr_of(k), addr_of(k + n), img * MD_PAGE, obj_of(img));
 				img += n;
 			}
 			k += n;
@@ -438,7 +479,7 @@ static void clear_world(struct md *m)
 	for (i = 0; i < MD_MAX_TASKS; i++) {
 		if (m->task[i].space)
 			lp_space_free(m->task[i].space);
-		m->task[i] = (struct md_task){ .pg = m->task[i].pg };
+		m->task[i] = (struct md_task){ .m = m->task[i].m, .pg = m->task[i].pg };
 	}
 }
 
@@ -459,6 +500,7 @@ static bool fresh_world(struct md *m)
 	if (!(m->flags & MD_MIXED))
 		m->flags &= ~families[i];
 	m->nlast = 0;
+	md_journal_clear(m);
 	m->epoch_end = m->step + (m->conf.epoch ? m->conf.epoch : 1500);
 	for (i = 0; i < m->conf.tasks; i++)
 		if (!populate(m, &m->task[i]))
@@ -545,6 +587,9 @@ bool md_step(struct md *m)
 	m->now++;
 	if (m->step >= m->epoch_end)
 		return md_settle(m);
+	/* Not by md_pick(): so that what a seed does is the same with and without. */
+	if (!(md_random(&m->kill_rng) >> 32 & 2047) && !md_kill(m))
+		return false;
 	if (!t->alive) {
 		t = &m->task[0];
 		th = &t->th[0];
@@ -587,7 +632,6 @@ bool md_step(struct md *m)
 
 struct md *md_new(const struct md_conf *conf, const struct md_choice *choice)
 {
-	const struct lp_engine_conf ec = { .page = MD_PAGE, .seed = choice->rng, .there = is_there };
 	struct md *m = calloc(1, sizeof(*m));
 	unsigned i;
 
@@ -595,10 +639,10 @@ struct md *md_new(const struct md_conf *conf, const struct md_choice *choice)
 		return NULL;
 	m->conf = *conf;
 	m->ch = *choice;
-	m->engine = lp_engine_new(&ec);
-	if (!m->engine)
-		abort();
+	m->kill_rng = md_seed(choice->rng);
+	m->engine = md_new_engine(m);
 	for (i = 0; i < MD_MAX_TASKS; i++) {
+		m->task[i].m = m;
 		m->task[i].pg = calloc(conf->pages, sizeof(struct md_page));
 		if (!m->task[i].pg)
 			abort();
@@ -615,6 +659,7 @@ void md_free(struct md *m)
 	for (i = 0; i < MD_MAX_TASKS; i++)
 		free(m->task[i].pg);
 	lp_engine_free(m->engine);
+	md_journal_free(m);
 	free(m);
 }
 
@@ -681,8 +726,9 @@ void md_print_last(const struct md *m, FILE *out)
 	}
 }
 
-void md_counts(const struct md *m, uint64_t *events, uint64_t *fills, uint64_t *faults)
+void md_counts(const struct md *m, uint64_t *events, uint64_t *fills, uint64_t *faults, uint64_t *kills)
 {
+	*kills = m->kills;
 	*events = m->events;
 	*fills = m->fills;
 	*faults = m->faults;

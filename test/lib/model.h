@@ -77,8 +77,8 @@ bool md_exhausted(const struct md *m);
 const char *md_error(const struct md *m);
 /* The last operations in words. */
 void md_print_last(const struct md *m, FILE *out);
-/* Messages delivered, pages filled, faults: for the summary. */
-void md_counts(const struct md *m, uint64_t *events, uint64_t *fills, uint64_t *faults);
+/* Messages delivered, pages filled, faults, deaths of the host: for the summary. */
+void md_counts(const struct md *m, uint64_t *events, uint64_t *fills, uint64_t *faults, uint64_t *kills);
 
 /* The generator of all scenario programs: repeatable by its seed. */
 static inline uint64_t md_random(uint64_t *rng)

@@ -52,6 +52,7 @@ struct md_thread {
 };
 
 struct md_task {
+	struct md *m;
 	bool used, alive; /* alive: has a space, may run */
 	bool child;
 	unsigned pages;
@@ -69,6 +70,28 @@ struct md_note {
 	unsigned task, thread, a, b, c;
 };
 
+enum md_cell_kind {
+	CELL_NEW, CELL_EXTENT, CELL_MISSING, CELL_WIPED, CELL_DONTFORK, CELL_FORK, CELL_REMAP,
+	CELL_REMOVE, CELL_UNMAP, CELL_SETTLED, CELL_EXIT, CELL_FREE, CELL_DONE
+};
+
+struct md_cell {
+	enum md_cell_kind kind;
+	unsigned task;
+	uint32_t obj;
+	unsigned nanswers; /* that it takes */
+	uint64_t a, b, c;
+};
+
+struct md_journal {
+	struct md_cell *cells;
+	size_t n, cap;
+	int *answers;
+	size_t nanswers, used, cap_answers; /* [used, nanswers): of the call that is under way */
+	size_t at, end;			    /* while it is replayed: of this cell's */
+	unsigned refuse;		    /* the how manyth question from now is refused; 0: none */
+};
+
 struct md {
 	struct md_conf conf;
 	unsigned flags; /* of this world */
@@ -81,6 +104,9 @@ struct md {
 	struct md_note last[MD_KEPT];
 	unsigned nlast;
 	int bad; /* bad: the task of the difference */
+	struct md_journal j;
+	bool replaying;
+	uint64_t kill_rng, kills;
 	uint32_t vmas; /* numbers given out */
 	unsigned vacated; /* a page that was left while messages were unread, or 0 */
 	char error[256];
@@ -95,6 +121,21 @@ static inline unsigned md_task_no(const struct md *m, const struct md_task *t)
 {
 	return t - m->task;
 }
+
+struct lp_engine *md_new_engine(struct md *m);
+
+/* model_kill.c */
+/* A call of the engine begins: answers belong to it. */
+void md_call(struct md *m);
+int md_answer(struct md *m, int answer);
+int md_replayed_answer(struct md *m);
+/* The call has succeeded; or something else that the journal keeps has happened. */
+void md_cell(struct md *m, enum md_cell_kind kind, const struct md_task *t, uint64_t a, uint64_t b, uint64_t c,
+	     uint32_t obj);
+void md_journal_clear(struct md *m);
+void md_journal_free(struct md *m);
+/* The host dies, the next one goes on. False: not where the old one was. */
+bool md_kill(struct md *m);
 
 /* model_prog.c: no message about any page is unread any more. */
 void md_forget_reused(struct md *m, struct md_task *t);

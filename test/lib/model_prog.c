@@ -432,7 +432,7 @@ static void op_fork(struct md *m, struct md_task *t, struct md_thread *th)
 							 (o->grown && !(m->flags & MD_GROW_RACES))))
 				return;
 	}
-	*c = (struct md_task){ .used = true, .pg = c->pg, .pages = m->conf.pages, .child = true, .parent = md_task_no(m, t) };
+	*c = (struct md_task){ .used = true, .m = c->m, .pg = c->pg, .pages = m->conf.pages, .child = true, .parent = md_task_no(m, t) };
 	memcpy(c->pg, t->pg, m->conf.pages * sizeof(*c->pg));
 	md_forget_reused(m, c);
 	for (i = 0; i < m->conf.pages; i++) {
@@ -457,7 +457,9 @@ static bool op_exit(struct md *m, struct md_task *t)
 	if (t->changing)
 		return true;
 	md_note(m, "exit", md_task_no(m, t), 0, 0, 0, 0);
+	md_call(m);
 	lp_space_exit(t->space);
+	md_cell(m, CELL_EXIT, t, 0, 0, 0, 0);
 	t->alive = false;
 	for (i = 0; i < m->conf.threads; i++)
 		t->th[i].state = RUN;
@@ -465,7 +467,8 @@ static bool op_exit(struct md *m, struct md_task *t)
 		return md_differ(m, md_task_no(m, t), "a dead space is not complete");
 	if (!lp_space_flights(t->space)) {
 		lp_space_free(t->space);
-		*t = (struct md_task){ .pg = t->pg };
+		md_cell(m, CELL_FREE, t, 0, 0, 0, 0);
+		*t = (struct md_task){ .m = t->m, .pg = t->pg };
 	}
 	return true;
 }

@@ -65,7 +65,7 @@ int main(int argc, char **argv)
 		{ "threads", required_argument, NULL, 'h' }, { "check", required_argument, NULL, 'c' },
 		{ "epoch", required_argument, NULL, 'e' },
 	};
-	uint64_t steps = 3000000, seed = 1, i, ev, fills, faults;
+	uint64_t steps = 3000000, seed = 1, i, ev, fills, faults, kills;
 	struct md_choice choice = { 0 };
 	double t0 = seconds(), t;
 	struct md *m;
@@ -123,9 +123,10 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	t = seconds() - t0;
-	md_counts(m, &ev, &fills, &faults);
+	md_counts(m, &ev, &fills, &faults, &kills);
 	md_free(m);
-	printf("model: %" PRIu64 " events, %" PRIu64 " pages filled, %" PRIu64 " faults\n", ev, fills, faults);
+	printf("model: %" PRIu64 " events, %" PRIu64 " pages filled, %" PRIu64 " faults, %" PRIu64 " kills\n", ev, fills,
+	       faults, kills);
 	printf("model: %" PRIu64 " steps, 0 differences, seed %" PRIu64 ", %.1f M steps/min\n", steps, seed,
 	       steps / 1e6 / (t / 60));
 	return 0;
