@@ -243,11 +243,19 @@ static bool deep(const struct plan *p, size_t x)
 	return false;
 }
 
-/* How unlikely is it that @x comes before what was read earlier? */
-static unsigned lateness(const struct plan *p, size_t x)
+/* Is UNMAP @x the rest of what the last of the @nseq messages in p->seq has moved away, which shrank? */
+static bool tail_of_last(const struct plan *p, size_t x, size_t nseq)
+{
+	const struct lp_msg *l = &p->s->log[x], *m = nseq ? &p->s->log[p->seq[nseq - 1]] : NULL;
+
+	return m && m < l && l->kind == MSG_UNMAP && m->kind == MSG_REMAP && m->vacates && l->from == m->from + m->len;
+}
+
+/* How unlikely is it that @x comes before what was read earlier, after the @nseq messages in p->seq? */
+static unsigned lateness(const struct plan *p, size_t x, size_t nseq)
 {
 	const struct lp_msg *log = p->s->log;
-	unsigned n = COST_LATE;
+	unsigned n = tail_of_last(p, x, nseq) ? 0 : COST_LATE; /* one change, several messages */
 	size_t i;
 
 	/* With MREMAP_FIXED the place is unmapped first: one change, two messages. */
@@ -535,7 +543,7 @@ static int search(struct plan *p, struct lp_view *v, size_t nseq, unsigned cost,
 
 			if (!en[x])
 				continue;
-			c = cost + lateness(p, x) + violation(p, v, nseq, &log[x]);
+			c = cost + lateness(p, x, nseq) + violation(p, v, nseq, &log[x]);
 			if (pair < p->n && x != pair)
 				c += COST_LATE;
 			if (c >= p->best_cost)

@@ -30,6 +30,7 @@ struct lp_msg {
 	bool ghosts;		/* its space may lack some of what we know of */
 	bool grown;		/* REMAP: nothing that we knew of was at the old place */
 	uint64_t from, to, len; /* to: of REMAP */
+	uint64_t told;		/* REMAP: the length that the message tells, see log_pair() */
 	struct lp_space *child; /* of FORK; NULL: has ended */
 };
 

@@ -133,8 +133,11 @@ void log_unpair(struct lp_msg *log, size_t n)
 {
 	size_t i;
 
-	for (i = 0; i < n; i++)
+	for (i = 0; i < n; i++) {
 		log[i].vacates = log[i].part = log[i].grown = log[i].ghosts = false;
+		if (log[i].kind == MSG_REMAP)
+			log[i].len = log[i].told;
+	}
 }
 
 /*

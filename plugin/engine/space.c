@@ -97,7 +97,7 @@ int lp_space_add_dontfork(struct lp_space *s, uint64_t start, uint64_t end)
 
 int lp_space_remap(struct lp_space *s, uint64_t from, uint64_t to, uint64_t len)
 {
-	struct lp_msg m = { .kind = MSG_REMAP, .from = from, .to = to, .len = len };
+	struct lp_msg m = { .kind = MSG_REMAP, .from = from, .to = to, .len = len, .told = len };
 
 	return s->dead || !len ? 0 : log_add(s, &m);
 }
