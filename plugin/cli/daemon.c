@@ -286,13 +286,13 @@ static int parse(int argc, char **argv, struct opts *o)
 			break;
 		case OPT_COMPRESS:
 			if (!strcmp(optarg, "auto")) {
-				o->encodings = LP_COMPRESS_AUTO | 1u << LP_ENC_LZ4 | 1u << LP_ENC_ZSTD;
+				o->encodings = LP_COMPRESS_AUTO | LP_ENC_PACKED;
 			} else if (!strcmp(optarg, "none")) {
 				o->encodings = 0;
 			} else if (!strcmp(optarg, "lz4")) {
-				o->encodings = 1u << LP_ENC_LZ4;
+				o->encodings = 1u << LP_ENC_LZ4 | 1u << LP_ENC_SAME;
 			} else if (!strcmp(optarg, "zstd")) {
-				o->encodings = 1u << LP_ENC_ZSTD;
+				o->encodings = 1u << LP_ENC_ZSTD | 1u << LP_ENC_SAME;
 			} else {
 				fprintf(stderr, "lazypages daemon: --compress takes auto, none, lz4 or zstd, not `%s`\n", optarg);
 				return -EINVAL;

@@ -261,14 +261,17 @@ ssize_t lp_put_pages(uint8_t *buf, size_t cap, const struct lp_pages *m)
 		lp_put_int(&o, m->runs[k].stored, 4);
 		lp_put_int(&o, m->runs[k].sum, 8);
 		lp_put_int(&o, m->runs[k].enc, 4);
-		lp_put_int(&o, 0, 4);
+		lp_put_int(&o, m->runs[k].back, 4);
 	}
 	return done_put(&o);
 }
 
-static bool run_ok(const struct lp_run *r)
+/* @before: how much of the frame's bytes is in front of it. */
+static bool run_ok(const struct lp_run *r, uint64_t before)
 {
 	if (!r->len || r->len > LP_GET_MAX || r->len % LP_PROTO_PAGE || r->addr % LP_PROTO_PAGE || r->addr >= ADDR_END)
+		return false;
+	if (r->enc != LP_ENC_SAME && r->back)
 		return false;
 	switch (r->enc) {
 	case LP_ENC_HOLE:
@@ -276,6 +279,8 @@ static bool run_ok(const struct lp_run *r)
 		return !r->stored;
 	case LP_ENC_RAW:
 		return r->stored == r->len;
+	case LP_ENC_SAME:
+		return !r->stored && r->back && r->back <= before && !(r->back % LP_PROTO_PAGE);
 	case LP_ENC_LZ4:
 	case LP_ENC_ZSTD:
 		return r->stored && r->stored < r->len;
@@ -303,8 +308,8 @@ int lp_get_pages(const uint8_t *buf, size_t len, uint32_t data, struct lp_pages 
 		r->stored = lp_get_int(&i, 4);
 		r->sum = lp_get_int(&i, 8);
 		r->enc = lp_get_int(&i, 4);
-		lp_get_pad(&i, 4);
-		if (i.bad || !run_ok(r) || (k && r->addr != r[-1].addr + r[-1].len))
+		r->back = lp_get_int(&i, 4);
+		if (i.bad || !run_ok(r, r->addr - m->runs[0].addr) || (k && r->addr != r[-1].addr + r[-1].len))
 			return -EBADMSG;
 		stored += r->stored;
 	}

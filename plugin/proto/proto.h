@@ -59,6 +59,9 @@ enum lp_enc { LP_ENC_HOLE, LP_ENC_ZERO, LP_ENC_RAW, LP_ENC_SAME, LP_ENC_LZ4, LP_
 /* HELLO: choose among the encodings by the speed of the link. */
 #define LP_FEATURE_AUTO 1u
 
+/* What takes the server's CPU: clients ask for it on slow links. */
+#define LP_ENC_PACKED ((1u << LP_ENC_SAME) | (1u << LP_ENC_LZ4) | (1u << LP_ENC_ZSTD))
+
 #define LP_ENC_BASE ((1u << LP_ENC_HOLE) | (1u << LP_ENC_ZERO) | (1u << LP_ENC_RAW))
 
 enum lp_error {
@@ -145,6 +148,7 @@ struct lp_get {
 struct lp_run {
 	uint64_t addr, sum;
 	uint32_t len, stored, enc;
+	uint32_t back; /* SAME: so many bytes before each byte of it, in the same frame, is the same one; else 0 */
 };
 
 struct lp_pages {
@@ -226,7 +230,8 @@ size_t lp_run_compress(struct lp_codec *codec, uint32_t encodings, const uint8_t
 		       size_t cap, uint32_t *enc);
 /*
  * The r->len bytes of a run from what was stored, into @out (which may be
- * @stored for RAW), checked against r->sum. 0, -EBADMSG (damaged), -ENOTSUP,
+ * @stored for RAW), checked against r->sum. In front of @out must be what the
+ * frame's runs before have been decoded to (SAME). 0, -EBADMSG (damaged), -ENOTSUP,
  * -ENOMEM.
  */
 int lp_run_decode(struct lp_codec *codec, uint32_t obj, const struct lp_run *r, const uint8_t *stored, uint8_t *out);

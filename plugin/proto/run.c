@@ -93,8 +93,14 @@ size_t lp_run_compress(struct lp_codec *codec, uint32_t encodings, const uint8_t
 
 int lp_run_decode(struct lp_codec *codec, uint32_t obj, const struct lp_run *r, const uint8_t *stored, uint8_t *out)
 {
+	uint32_t at;
+
 	switch (r->enc) {
 	case LP_ENC_HOLE:
+		break;
+	case LP_ENC_SAME: /* page by page: it may repeat itself */
+		for (at = 0; at < r->len; at += LP_PROTO_PAGE)
+			memcpy(out + at, out + at - r->back, LP_PROTO_PAGE);
 		break;
 	case LP_ENC_ZERO:
 		memset(out, 0, r->len);

@@ -154,7 +154,7 @@ static void on_hello(struct conn *c, uint64_t id, const uint8_t *meta, size_t le
 			return;
 		}
 	}
-	c->encodings = h.encodings & (LP_ENC_BASE | 1u << LP_ENC_LZ4 | 1u << LP_ENC_ZSTD);
+	c->encodings = h.encodings & (LP_ENC_BASE | LP_ENC_PACKED);
 	w = (struct lp_welcome){
 		.version = LP_PROTO_VERSION,
 		.encodings = c->encodings,

@@ -219,7 +219,8 @@ struct loop {
 	struct conn *inbox;
 	struct conn *conns, *run, **run_tail;
 	struct lp_codec *codec;
-	uint8_t *step; /* LP_STEP bytes: read before they are compressed */
+	uint8_t *raw; /* LP_GET_MAX bytes: what is read for a frame before it is packed */
+	struct same *same;
 	_Atomic unsigned nconns;
 	_Atomic bool news; /* pages of a relay have come */
 	bool left; /* its connections know that the server stops */
@@ -229,6 +230,22 @@ enum ev_kind { EV_CONN, EV_WAKE, EV_LISTEN, EV_SIGNAL, EV_PS };
 
 /* What is read at once. */
 #define LP_STEP (64u << 10)
+
+/* same.c: pages of one frame that were not the same as one before. */
+struct same {
+	unsigned n;
+	struct {
+		uint64_t hash, addr;
+		const uint8_t *p;
+	} page[LP_GET_MAX / LP_PAGE_SIZE];
+};
+
+/*
+ * How far in front of @addr, whose page is at @p, is the last one with the same
+ * bytes? 0: there is none, and it is one to be found from now on. All that @s
+ * knows must still be where it was.
+ */
+uint32_t same_find(struct same *s, uint64_t addr, const uint8_t *p);
 
 #define URGENT_LOOPS 2
 #define BULK_LOOPS_MAX 16

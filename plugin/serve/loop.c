@@ -30,8 +30,9 @@ int loop_init(struct loop *l, struct server *srv)
 	l->epfd = epoll_create1(EPOLL_CLOEXEC);
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->codec = lp_codec_new();
-	l->step = malloc(LP_STEP);
-	if (!l->codec || !l->step)
+	l->raw = malloc(LP_GET_MAX);
+	l->same = malloc(sizeof(*l->same));
+	if (!l->codec || !l->raw || !l->same)
 		return -ENOMEM;
 	if (l->epfd < 0 || l->wake_fd < 0 || epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->wake_fd, &ev))
 		return -errno;
@@ -75,7 +76,8 @@ void loop_fini(struct loop *l)
 	if (l->wake_fd >= 0)
 		close(l->wake_fd);
 	lp_codec_free(l->codec);
-	free(l->step);
+	free(l->raw);
+	free(l->same);
 	pthread_mutex_destroy(&l->lock);
 }
 

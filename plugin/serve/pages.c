@@ -21,6 +21,9 @@ struct build {
 	struct conn *c;
 	struct lp_pages m;
 	uint32_t used; /* of c->data: what is stored in all runs */
+	uint32_t read; /* of loop->raw */
+	uint64_t room; /* bytes that may still be stored, if they do not get less */
+	struct same *same; /* or NULL */
 	int rc;
 };
 
@@ -39,6 +42,7 @@ static void add_run(struct build *b, uint64_t addr, uint32_t len, uint32_t enc, 
 	if (enc == LP_ENC_RAW) {
 		uint8_t *to = c->data + b->used;
 
+		b->room -= len;
 		if (c->encodings & ~LP_ENC_BASE)
 			n = lp_run_compress(c->loop->codec, c->encodings, p, len, to, len, &r->enc);
 		if (!n && to != p)
@@ -54,21 +58,38 @@ static void add_run(struct build *b, uint64_t addr, uint32_t len, uint32_t enc, 
 	r->sum = lp_run_sum(b->m.obj, r, p);
 }
 
+/* What is the page at @p, which is for @addr? *back: for SAME. */
+static uint32_t kind(struct build *b, uint64_t addr, const uint8_t *p, uint32_t *back)
+{
+	*back = 0;
+	if (lp_is_zero(p, LP_PAGE_SIZE))
+		return LP_ENC_ZERO;
+	if (b->same)
+		*back = same_find(b->same, addr, p);
+	return *back ? LP_ENC_SAME : LP_ENC_RAW;
+}
+
 /* Runs for the @len bytes at @p. Returns how far it came: runs may run out. */
 static uint64_t add_bytes(struct build *b, uint64_t addr, const uint8_t *p, uint64_t len)
 {
 	bool compress = b->c->encodings & ~LP_ENC_BASE;
+	uint32_t back, next_back, enc = kind(b, addr, p, &back), next;
 	uint64_t at = 0, n, most;
-	bool zero;
 
 	while (at < len && b->m.nruns < LP_RUNS_MAX) {
-		zero = lp_is_zero(p + at, LP_PAGE_SIZE);
-		most = compress && !zero ? min_u64(len, at + COMPRESS_BYTES) : len;
-		for (n = LP_PAGE_SIZE; at + n < most; n += LP_PAGE_SIZE)
-			if (lp_is_zero(p + at + n, LP_PAGE_SIZE) != zero)
+		most = compress && enc == LP_ENC_RAW ? min_u64(len, at + COMPRESS_BYTES) : len;
+		next = enc;
+		next_back = back;
+		for (n = LP_PAGE_SIZE; at + n < len; n += LP_PAGE_SIZE) {
+			next = kind(b, addr + at + n, p + at + n, &next_back);
+			if (next != enc || next_back != back || at + n >= most)
 				break;
-		add_run(b, addr + at, n, zero ? LP_ENC_ZERO : LP_ENC_RAW, p + at);
+		}
+		add_run(b, addr + at, n, enc, p + at);
+		b->m.runs[b->m.nruns - 1].back = back;
 		at += n;
+		enc = next;
+		back = next_back;
 	}
 	return at;
 }
@@ -83,14 +104,15 @@ static uint64_t add_extent(struct build *b, const struct lp_extent *x, uint64_t 
 	uint64_t at = 0, n, k;
 	uint8_t *buf;
 
-	while (at < len && b->m.nruns < LP_RUNS_MAX) {
-		n = min_u64(len - at, LP_STEP);
-		buf = b->c->encodings & ~LP_ENC_BASE ? b->c->loop->step : b->c->data + b->used;
+	while (at < len && b->room && b->m.nruns < LP_RUNS_MAX) {
+		n = min_u64(min_u64(len - at, LP_STEP), b->room);
+		buf = b->c->encodings & ~LP_ENC_BASE ? b->c->loop->raw + b->read : b->c->data + b->used;
 		b->rc = ckpt_pread(ck, x->file, x->off + (addr + at - x->start), buf, n);
 		if (b->rc)
 			break;
 		k = add_bytes(b, addr + at, buf, n);
 		at += k;
+		b->read += k;
 		if (k < n)
 			break;
 	}
@@ -100,17 +122,20 @@ static uint64_t add_extent(struct build *b, const struct lp_extent *x, uint64_t 
 static void add_runs(struct build *b, struct req *r)
 {
 	const struct lp_task *t = lp_images_task(b->c->ckpt->im, r->a);
-	uint64_t room = b->c->data_cap, n;
 	const struct lp_extent *x, *next;
+	uint64_t n;
 
-	while (r->len && room && b->m.nruns < LP_RUNS_MAX && !b->rc) {
+	b->room = b->c->data_cap;
+	b->same = b->c->encodings & 1u << LP_ENC_SAME ? b->c->loop->same : NULL;
+	if (b->same)
+		b->same->n = 0;
+	while (r->len && b->room && b->m.nruns < LP_RUNS_MAX && !b->rc) {
 		x = lp_task_lookup(t, r->addr, &next);
 		if (!x) {
 			n = next ? min_u64(next->start - r->addr, r->len) : r->len;
 			add_run(b, r->addr, n, LP_ENC_HOLE, NULL);
 		} else {
-			n = add_extent(b, x, r->addr, min_u64(min_u64(x->end - r->addr, r->len), room));
-			room -= n;
+			n = add_extent(b, x, r->addr, min_u64(x->end - r->addr, r->len));
 		}
 		r->addr += n;
 		r->len -= n;

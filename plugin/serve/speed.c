@@ -81,7 +81,7 @@ static void compress(struct conn *c, bool idle, uint64_t now)
 		s->hold_until = now + HOLD_NS;
 		enc = enc == zstd ? lz4 : 0;
 	}
-	c->encodings = LP_ENC_BASE | (enc & s->may);
+	c->encodings = LP_ENC_BASE | ((enc ? enc | 1u << LP_ENC_SAME : 0) & s->may);
 }
 
 void speed_look(struct conn *c)

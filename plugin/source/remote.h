@@ -19,7 +19,7 @@ struct lp_remote_conf {
 	size_t nurls;
 	struct lp_tls *tls;	   /* for all that are TCP, or NULL; borrowed until close */
 	uint8_t ident[16];	   /* which checkpoint: lp_images_ident() */
-	uint32_t encodings;	   /* beside raw: bits of LZ4 and ZSTD, and LP_COMPRESS_AUTO */
+	uint32_t encodings;	   /* beside raw: bits of LP_ENC_PACKED, and LP_COMPRESS_AUTO */
 	unsigned timeout_ms;	   /* a request is asked again elsewhere after this */
 	uint64_t readahead;	   /* bytes that bulk asks for ahead; 0: a default */
 };

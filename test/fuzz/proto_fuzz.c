@@ -28,6 +28,7 @@ static void same(const uint8_t *buf, ssize_t n, const uint8_t *p, size_t len)
 static void pages(const uint8_t *p, size_t len, uint8_t *buf, size_t cap)
 {
 	static uint8_t out[LP_GET_MAX]; /* libFuzzer is one thread */
+	size_t at = 0;
 	struct lp_pages m;
 	uint32_t stored = 0;
 	size_t k, meta;
@@ -44,7 +45,12 @@ static void pages(const uint8_t *p, size_t len, uint8_t *buf, size_t cap)
 	for (k = 0; k < m.nruns; k++) {
 		MUST(m.runs[k].len <= LP_GET_MAX && m.runs[k].stored <= m.runs[k].len);
 		MUST(stored + m.runs[k].stored <= len - meta);
-		lp_run_decode(codec, m.obj, &m.runs[k], p + meta + stored, out);
+		MUST(m.runs[k].back <= at);
+		/* More than one GET: a client refuses that. */
+		if (m.runs[k].len > sizeof(out) - at)
+			return;
+		lp_run_decode(codec, m.obj, &m.runs[k], p + meta + stored, out + at);
+		at += m.runs[k].len;
 		stored += m.runs[k].stored;
 	}
 }

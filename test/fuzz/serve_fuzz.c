@@ -91,7 +91,7 @@ static size_t build(const uint8_t *p, size_t n, uint8_t *out, size_t cap)
 
 static void check_pages(const struct lp_frame *f, const uint8_t *meta, const uint8_t *data)
 {
-	static uint8_t out[LP_GET_MAX];
+	static uint8_t all[LP_GET_MAX];
 	uint8_t page[IB_PAGE];
 	struct lp_pages m;
 	unsigned i;
@@ -99,8 +99,10 @@ static void check_pages(const struct lp_frame *f, const uint8_t *meta, const uin
 	MUST(!lp_get_pages(meta, f->meta, f->data, &m));
 	for (i = 0; i < m.nruns; i++) {
 		const struct lp_run *r = &m.runs[i];
+		uint8_t *out = all + (r->addr - m.runs[0].addr);
 		uint64_t a;
 
+		MUST(r->addr - m.runs[0].addr + r->len <= sizeof(all));
 		MUST(!lp_run_decode(srv.front.codec, m.obj, r, data, out));
 		data += r->stored;
 		for (a = r->addr; r->enc != LP_ENC_HOLE && a < r->addr + r->len; a += IB_PAGE) {

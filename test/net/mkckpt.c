@@ -25,12 +25,12 @@ static void ok(int rc, const char *what)
 	exit(1);
 }
 
-/* Random pages, every eighth of zeros, some of text, into the sparse file. */
+/* Random pages, every eighth of zeros, some of text, a third in rows of the same one, into the sparse file. */
 static void fill(const char *dir, unsigned id, unsigned seed)
 {
 	char path[300];
 	struct stat st;
-	uint64_t page[512], x = 88172645463325252ull + seed;
+	uint64_t page[512], row[512], x = 88172645463325252ull + seed;
 	off_t off;
 	int fd, i;
 
@@ -47,7 +47,9 @@ static void fill(const char *dir, unsigned id, unsigned seed)
 			x ^= x << 17;
 			page[i] = off / sizeof(page) % 4 == 1 ? x & 0x0f0f000000000000 : x;
 		}
-		if (pwrite(fd, page, sizeof(page), off) != sizeof(page))
+		if (!off)
+			memcpy(row, page, sizeof(row));
+		if (pwrite(fd, off / sizeof(page) % 32 < 10 ? row : page, sizeof(page), off) != sizeof(page))
 			ok(-errno, path);
 	}
 	close(fd);

@@ -280,6 +280,7 @@ int main(int argc, char **argv)
 		case 't': a.threads = atoi(optarg) > 64 ? 64 : atoi(optarg); break;
 		case 'r': a.nrandom = strtoul(optarg, NULL, 10); break;
 		case 'z':
+			a.conf.encodings |= 1u << LP_ENC_SAME;
 			if (*optarg == 'a' || *optarg == 'l')
 				a.conf.encodings |= 1u << LP_ENC_LZ4;
 			if (*optarg == 'a' || *optarg == 'z')

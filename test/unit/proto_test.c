@@ -136,8 +136,10 @@ static void test_get(void **state)
 
 static void test_pages(void **state)
 {
+	static const uint32_t backs[] = { 0, 1, PG / 2, 2 * PG, UINT32_MAX };
 	struct lp_pages in = { .obj = 5, .nruns = 3 }, out;
 	uint8_t buf[4096];
+	size_t i;
 	ssize_t n;
 
 	in.runs[0] = (struct lp_run){ .addr = PG, .len = PG, .stored = PG, .sum = 7, .enc = LP_ENC_RAW };
@@ -158,9 +160,22 @@ static void test_pages(void **state)
 	n = lp_put_pages(buf, sizeof(buf), &in);
 	assert_int_equal(lp_get_pages(buf, n, PG + 10, &out), -EBADMSG);
 	in.runs[1].stored = 0;
-	in.runs[1].enc = LP_ENC_SAME; /* not spoken */
+	in.runs[1].back = PG; /* only SAME looks back */
 	n = lp_put_pages(buf, sizeof(buf), &in);
 	assert_int_equal(lp_get_pages(buf, n, PG + 9, &out), -EBADMSG);
+	in.runs[1].enc = LP_ENC_SAME;
+	n = lp_put_pages(buf, sizeof(buf), &in);
+	assert_int_equal(lp_get_pages(buf, n, PG + 9, &out), 0);
+	assert_int_equal(out.runs[1].back, PG);
+	for (i = 0; i < sizeof(backs) / sizeof(backs[0]); i++) {
+		in.runs[1].back = backs[i];
+		n = lp_put_pages(buf, sizeof(buf), &in);
+		assert_int_equal(lp_get_pages(buf, n, PG + 9, &out), -EBADMSG);
+	}
+	in.runs[1].back = PG;
+	in.runs[1].stored = 1;
+	n = lp_put_pages(buf, sizeof(buf), &in);
+	assert_int_equal(lp_get_pages(buf, n, PG + 10, &out), -EBADMSG);
 	assert_int_equal(lp_get_pages(buf, 7, 0, &out), -EBADMSG);
 	in.nruns = 0;
 	n = lp_put_pages(buf, sizeof(buf), &in);
@@ -289,12 +304,29 @@ static void test_runs(void **state)
 	assert_int_equal(lp_run_decode(codec, 0, &zero, NULL, out), -EBADMSG);
 }
 
+/* Runs that repeat what is in front of them, themselves too. */
+static void test_same(void **state)
+{
+	struct lp_run r = { .addr = 18 * PG, .len = 3 * PG, .enc = LP_ENC_SAME, .back = 2 * PG };
+	uint8_t frame[5 * PG], want[5 * PG];
+	size_t i;
+
+	for (i = 0; i < sizeof(want); i++)
+		want[i] = i < 2 * PG ? rand() >> 7 : want[i - 2 * PG];
+	memcpy(frame, want, 2 * PG);
+	r.sum = lp_run_sum(3, &r, want + 2 * PG);
+	assert_int_equal(lp_run_decode(codec, 3, &r, NULL, frame + 2 * PG), 0);
+	assert_memory_equal(frame, want, sizeof(want));
+	r.back = PG; /* something else */
+	assert_int_equal(lp_run_decode(codec, 3, &r, NULL, frame + 2 * PG), -EBADMSG);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_hello), cmocka_unit_test(test_names), cmocka_unit_test(test_frame),
 		cmocka_unit_test(test_get),   cmocka_unit_test(test_pages), cmocka_unit_test(test_list),
-		cmocka_unit_test(test_welcome_error), cmocka_unit_test(test_runs),
+		cmocka_unit_test(test_welcome_error), cmocka_unit_test(test_runs), cmocka_unit_test(test_same),
 	};
 
 	int rc;
