@@ -230,7 +230,8 @@ static void say_status(struct lp_restore *r, struct text *t)
 	    atomic_load(&r->lost));
 	put(t, "\"source\": {\"kind\": \"%s\", ", r->source->ops->name);
 	put_source(t, r->conf->source_text);
-	put(t, "\"state\": \"%s\", \"errors\": %" PRIu64, r->source_bad_at && now - r->source_bad_at < UINT64_C(2000000000) ? "failing" : "good", r->source_errors);
+	put(t, "\"state\": \"%s\", \"errors\": %" PRIu64,
+	    r->source_bad_at && now - r->source_bad_at < UINT64_C(2000000000) ? "failing" : "good", r->source_errors);
 	if (r->source_bad_at) {
 		put(t, ", \"last_error_seconds_ago\": %.1f, \"last_error\": ", (now - r->source_bad_at) / 1e9);
 		put_string(t, strerror(-r->source_error));
