@@ -50,7 +50,9 @@
 	X(restart_replayed, "restart.replayed")                                                                      \
 	X(restart_closed, "restart.closed") /* strange descriptors were closed */                                    \
 	X(restart_zone, "restart.zone")	   /* messages of the dead worker were handled */                            \
-	X(restart_woken, "restart.woken")
+	X(restart_woken, "restart.woken")                                                                            \
+	X(switch_asked, "switch.asked")	   /* another source is asked for, the guardian not told */                  \
+	X(switch_opened, "switch.opened")  /* it was opened, not noted */
 
 enum lp_crash_label {
 #define X(id, name) LP_CRASH_##id,

@@ -22,13 +22,16 @@ int confine_guardian(struct lp_err *err)
 	return s ? lp_sandbox_enter(s, err) : no_memory(err);
 }
 
-int confine_worker(const char *images, bool remote, bool fetch, const char *pidfile, struct lp_err *err)
+int confine_worker(const char *images, const char *pages, bool remote, bool fetch, const char *pidfile,
+		   struct lp_err *err)
 {
 	struct lp_sandbox *s = lp_sandbox_new(LP_ROLE_OF_WORKER, remote ? LP_SB_DIAL : 0);
 
 	if (!s)
 		return no_memory(err);
 	lp_sandbox_read_checkpoint(s, images);
+	if (pages && *pages)
+		lp_sandbox_read_checkpoint(s, pages);
 	lp_sandbox_write(s, "."); /* socket, name of the anchor */
 	if (fetch)
 		lp_sandbox_write(s, images);

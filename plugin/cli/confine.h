@@ -16,10 +16,11 @@ struct lp_serve_conf;
 int confine_guardian(struct lp_err *err);
 /*
  * The worker, in its work directory, before it opens the checkpoint @images.
- * @remote: pages come over the network; @fetch: and small images into @images;
- * @pidfile: still to be written by this process, or NULL.
+ * @pages: of another directory, or NULL or ""; @remote: they come over the
+ * network; @fetch: and small images into @images; @pidfile: still to be written by this process, or NULL.
  */
-int confine_worker(const char *images, bool remote, bool fetch, const char *pidfile, struct lp_err *err);
+int confine_worker(const char *images, const char *pages, bool remote, bool fetch, const char *pidfile,
+		   struct lp_err *err);
 /* The server, when it listens. @user: become that one first; or NULL. */
 int confine_server(const struct lp_serve_conf *conf, const char *user, struct lp_err *err);
 /* `lazypages page-server`, when it listens; it has opened its checkpoint. */

@@ -3,7 +3,8 @@
  * `lazypages ctl`, `status` and `upgrade`: what an operator says to a running
  * daemon. One connection, one line, one answer; the daemon's side is
  * restore/control.c. A worker that dies meanwhile cuts the connection: all words
- * but `upgrade` may be said twice, so they are.
+ * but `upgrade` and `switch-source` may be said twice, so they are. Those two
+ * replace the worker: what became of them is asked for later.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -146,10 +147,20 @@ static const char *str(const json_t *j, const char *key)
 	return json_string_value(json_object_get(j, key)) ?: "?";
 }
 
+static void show_from(const json_t *source, const char *before)
+{
+	const json_t *s;
+	size_t i;
+
+	json_array_foreach(json_object_get(source, "from"), i, s)
+		printf("%s%s", i ? ", " : before, json_string_value(s) ?: "?");
+}
+
 static void show(const json_t *j)
 {
 	const json_t *bytes = json_object_get(j, "bytes"), *bg = json_object_get(j, "background");
 	const json_t *src = json_object_get(j, "source"), *up = json_object_get(j, "upgrade"), *s;
+	const json_t *sw = json_object_get(j, "switch");
 	char a[16], b[16], c[16], d[16];
 	size_t i;
 
@@ -161,6 +172,7 @@ static void show(const json_t *j)
 	if (num(bg, "rate"))
 		printf(", at most %s/s", lp_size_str(num(bg, "rate"), d, sizeof(d)));
 	printf("\nsource: %s, %s", str(src, "kind"), str(src, "state"));
+	show_from(src, ": ");
 	if (num(src, "errors"))
 		printf("; %lld errors, the last one %.0f s ago: %s", num(src, "errors"),
 		       json_number_value(json_object_get(src, "last_error_seconds_ago")), str(src, "last_error"));
@@ -169,6 +181,8 @@ static void show(const json_t *j)
 		       num(j, "worker"), num(j, "guardian"));
 	if (up && strcmp(str(up, "state"), "none"))
 		printf("\nupgrade: %s %s", str(up, "state"), str(up, "message"));
+	if (sw && strcmp(str(sw, "state"), "none"))
+		printf("\nswitch of the source: %s %s", str(sw, "state"), str(sw, "message"));
 	putchar('\n');
 	json_array_foreach(json_object_get(j, "spaces"), i, s)
 		printf("  %6lld.%-4lld process %-7lld %8s missing  %s\n", num(s, "pid"), num(s, "id"), num(s, "host_pid"),
@@ -189,9 +203,12 @@ static void usage(FILE *f)
 	      "  throttle RATE          the background: bytes per second (64K, 2M, 1G), 0 for no limit\n"
 	      "  cancel --kill          kill the restored tasks; the daemon ends with status 1\n"
 	      "  cancel --finish        fill the rest, then leave: as SIGTERM\n"
+	      "  switch-source --from URL [--from URL...]\n"
+	      "                         pages from `lazypages serve` from now on, as `daemon --from`\n"
+	      "  switch-source -D DIR   pages from another copy of the checkpoint, here (--images-dir)\n"
 	      "\n"
 	      "  -W, --work-dir DIR     of the daemon (default: .)\n"
-	      "      --timeout SECONDS  for an answer (default: 10)\n"
+	      "      --timeout SECONDS  for an answer (default: 10; switch-source: 60)\n"
 	      "  -h, --help\n",
 	      f);
 }
@@ -211,9 +228,10 @@ static void upgrade_usage(FILE *f)
 }
 
 struct ctl_opts {
-	const char *dir;
+	const char *dir, *images;
 	bool json, kill, finish;
-	long timeout;
+	long timeout; /* 0: not said */
+	char from[LP_J_SOURCE_MAX + 1]; /* all URLs, a tab before each; full: too long */
 };
 
 /* 0; -1: wrong; 1: --help was given. */
@@ -221,6 +239,8 @@ static int parse(int argc, char **argv, struct ctl_opts *o, void (*help)(FILE *)
 {
 	static const struct option longs[] = {
 		{ "work-dir", required_argument, NULL, 'W' },
+		{ "images-dir", required_argument, NULL, 'D' },
+		{ "from", required_argument, NULL, 'F' },
 		{ "json", no_argument, NULL, 'j' },
 		{ "kill", no_argument, NULL, 'k' },
 		{ "finish", no_argument, NULL, 'f' },
@@ -228,13 +248,21 @@ static int parse(int argc, char **argv, struct ctl_opts *o, void (*help)(FILE *)
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
+	size_t n;
 	char *end;
 	int c;
 
-	while ((c = getopt_long(argc, argv, "W:h", longs, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "W:D:h", longs, NULL)) != -1) {
 		switch (c) {
 		case 'W':
 			o->dir = optarg;
+			break;
+		case 'D':
+			o->images = optarg;
+			break;
+		case 'F':
+			n = strlen(o->from);
+			snprintf(o->from + n, sizeof(o->from) - n, "\t%s", optarg);
 			break;
 		case 'j':
 			o->json = true;
@@ -263,9 +291,10 @@ static int parse(int argc, char **argv, struct ctl_opts *o, void (*help)(FILE *)
 	return 0;
 }
 
-static int enter(const struct ctl_opts *o)
+/* @patience: seconds for the whole, if --timeout was not given. */
+static int enter(const struct ctl_opts *o, long patience)
 {
-	deadline = lp_now() + o->timeout * UINT64_C(1000000000);
+	deadline = lp_now() + (o->timeout ?: patience) * UINT64_C(1000000000);
 	if (!chdir(o->dir))
 		return 0;
 	fprintf(stderr, "lazypages: %s: %s\n", o->dir, strerror(errno));
@@ -289,9 +318,84 @@ static int do_status(const struct ctl_opts *o)
 	return 0;
 }
 
+/*
+ * Wait for the end of what @line asks for, which is told in the status by @key.
+ * The last status, or NULL after a message; @cmd is how that begins, @stays what remains true.
+ */
+static json_t *ask_and_wait(const char *line, const char *key, const char *cmd, const char *stays)
+{
+	const json_t *it;
+	long long serial;
+	json_t *j;
+	int rc;
+
+	j = say(line, false, &rc);
+	if (!j)
+		return NULL;
+	serial = num(j, "serial");
+	for (;;) {
+		json_decref(j);
+		nap(20);
+		j = say("status", true, &rc);
+		if (!j)
+			return NULL;
+		it = json_object_get(j, key);
+		if (num(it, "serial") != serial || !strcmp(str(it, "state"), "done"))
+			return j;
+		if (!strcmp(str(it, "state"), "refused")) {
+			fprintf(stderr, "%s: refused, %s: %s\n", cmd, stays, str(it, "message"));
+			break;
+		}
+		if (lp_now() > deadline) {
+			fprintf(stderr, "%s: still %s when the time was over, see the daemon's log\n", cmd,
+				str(it, "state"));
+			break;
+		}
+	}
+	json_decref(j);
+	return NULL;
+}
+
+static int do_switch(const struct ctl_opts *o)
+{
+	static const char cmd[] = "lazypages ctl switch-source";
+	char line[LP_J_SOURCE_MAX + PATH_MAX], path[PATH_MAX], *source;
+	json_t *j;
+	size_t n;
+
+	if (o->images && !realpath(o->images, path)) {
+		fprintf(stderr, "%s: %s: %s\n", cmd, o->images, strerror(errno));
+		return 1;
+	}
+	n = (size_t)snprintf(line, sizeof(line), "switch-source ");
+	source = line + n;
+	if (o->images)
+		snprintf(source, sizeof(line) - n, "dir\t%s", path);
+	else
+		snprintf(source, sizeof(line) - n, "from%s", o->from);
+	if (strlen(source) >= LP_J_SOURCE_MAX) {
+		fprintf(stderr, "%s: too long: a source has %d characters at most\n", cmd, LP_J_SOURCE_MAX - 6);
+		return 1;
+	}
+	if (strchr(source, '\n') || (o->images && strchr(path, '\t'))) {
+		fprintf(stderr, "%s: a name with a tab or a line break in it cannot be told to the daemon\n", cmd);
+		return 1;
+	}
+	if (enter(o, 60))
+		return 1;
+	j = ask_and_wait(line, "switch", cmd, "pages come from where they did");
+	if (!j)
+		return 1;
+	fputs("pages come from ", stdout);
+	show_from(json_object_get(j, "source"), "");
+	puts(" now");
+	json_decref(j);
+	return 0;
+}
+
 int cmd_ctl(int argc, char **argv)
 {
-	struct ctl_opts o = { .dir = ".", .timeout = 10 };
+	struct ctl_opts o = { .dir = "." };
 	const char *word, *arg;
 	char line[128];
 	json_t *j;
@@ -302,12 +406,14 @@ int cmd_ctl(int argc, char **argv)
 	word = !strcmp(argv[0], "status") ? "status" : optind < argc ? argv[optind++] : "";
 	arg = optind < argc ? argv[optind++] : NULL;
 	if (optind < argc || !strcmp(word, "throttle") != !!arg || !strcmp(word, "cancel") != (o.kill != o.finish) ||
-	    (o.kill && o.finish)) {
+	    (o.kill && o.finish) || !strcmp(word, "switch-source") != (!o.images != !*o.from) || (o.images && *o.from)) {
 		usage(stderr);
 		return 2;
 	}
 	if (!strcmp(word, "status"))
-		return enter(&o) ?: do_status(&o);
+		return enter(&o, 10) ?: do_status(&o);
+	if (!strcmp(word, "switch-source"))
+		return do_switch(&o);
 	if (!strcmp(word, "pause") || !strcmp(word, "resume")) {
 		snprintf(line, sizeof(line), "%s", word);
 	} else if (!strcmp(word, "throttle")) {
@@ -318,7 +424,7 @@ int cmd_ctl(int argc, char **argv)
 		usage(stderr);
 		return 2;
 	}
-	if (enter(&o))
+	if (enter(&o, 10))
 		return 1;
 	j = say(line, true, &rc);
 	json_decref(j);
@@ -327,16 +433,14 @@ int cmd_ctl(int argc, char **argv)
 
 int cmd_upgrade(int argc, char **argv)
 {
-	struct ctl_opts o = { .dir = ".", .timeout = 60 };
+	struct ctl_opts o = { .dir = "." };
 	char path[PATH_MAX], line[PATH_MAX + 16];
-	const json_t *up;
-	long long serial;
 	json_t *j;
 	int rc = parse(argc, argv, &o, upgrade_usage);
 
 	if (rc)
 		return rc < 0 ? 2 : 0;
-	if (argc - optind > 1 || o.json || o.kill || o.finish) {
+	if (argc - optind > 1 || o.json || o.kill || o.finish || o.images || *o.from) {
 		upgrade_usage(stderr);
 		return 2;
 	}
@@ -345,34 +449,12 @@ int cmd_upgrade(int argc, char **argv)
 			strerror(errno));
 		return 1;
 	}
-	if (enter(&o))
+	if (enter(&o, 60))
 		return 1;
 	snprintf(line, sizeof(line), "upgrade %s", path);
-	j = say(line, false, &rc);
+	j = ask_and_wait(line, "upgrade", "lazypages upgrade", "the old program goes on");
 	if (!j)
 		return 1;
-	serial = num(j, "serial");
-	for (;;) {
-		json_decref(j);
-		nap(20);
-		j = say("status", true, &rc);
-		if (!j)
-			return 1;
-		up = json_object_get(j, "upgrade");
-		if (num(up, "serial") != serial || !strcmp(str(up, "state"), "done"))
-			break;
-		if (!strcmp(str(up, "state"), "refused")) {
-			fprintf(stderr, "lazypages upgrade: refused, the old program goes on: %s\n", str(up, "message"));
-			json_decref(j);
-			return 1;
-		}
-		if (lp_now() > deadline) {
-			fprintf(stderr, "lazypages upgrade: still %s after %ld s, see the daemon's log\n", str(up, "state"),
-				o.timeout);
-			json_decref(j);
-			return 1;
-		}
-	}
 	printf("process %lld is %s now, version %s\n", num(j, "guardian"), path, str(j, "version"));
 	json_decref(j);
 	return 0;

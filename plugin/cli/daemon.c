@@ -18,6 +18,7 @@
 #include "cli/background.h"
 #include "cli/cli.h"
 #include "cli/confine.h"
+#include "cli/pages.h"
 #include "cli/resume.h"
 #include "cli/tls.h"
 #include "guard/guard.h"
@@ -26,27 +27,19 @@
 #include "restore/uffd.h"
 #include "images/thin.h"
 #include "proto/proto.h"
-#include "source/criu.h"
-#include "source/remote.h"
 
 struct opts {
 	const char *images_dir, *work_dir, *log_file, *pidfile, *trace_file;
 	int status_fd, verbosity;
-	bool daemon, background, page_server, guardian, take_over, resume, check, sandbox;
+	bool daemon, background, page_server, guardian, take_over, resume, check, check_source, sandbox;
 	int resume_fd; /* after an upgrade: the journal; images_dir is absolute, and the work directory the current one */
 	const char *resume_dir;
 	unsigned workers;
-	struct lp_url from[LP_REMOTE_MAX];
-	size_t nfrom;
-	uint32_t encodings;
-	unsigned timeout_ms;
+	struct pages_conf pages;
 	struct tls_opts tls;
 	enum lp_lost on_lost;
 	unsigned lost_after;
-	enum lp_verify verify;
-	/* CRIU's own page server: by --page-server, or by --from criu: */
-	const char *address, *port, *from_criu;
-	struct lp_criu_conf criu;
+	const char *address, *port; /* of --page-server */
 };
 
 static void usage(FILE *f)
@@ -100,6 +93,7 @@ enum {
 	OPT_TAKE_OVER,
 	OPT_RESUME,
 	OPT_RESUME_CHECK,
+	OPT_SOURCE_CHECK,
 	OPT_NO_DEFAULT_CONFIG,
 	OPT_PAGE_SERVER,
 	OPT_FROM,
@@ -122,45 +116,6 @@ static int parse_number(const char *s, long min, long max, long *v)
 	return errno || end == s || *end || *v < min || *v > max ? -EINVAL : 0;
 }
 
-/* Do pages come from elsewhere than files here? */
-static bool is_from(const struct opts *o)
-{
-	return o->nfrom || o->from_criu || o->page_server;
-}
-
-static int add_from(struct opts *o, const char *s)
-{
-	struct lp_err err;
-
-	if (lp_criu_url_is(s)) {
-		if (o->from_criu) {
-			fputs("lazypages daemon: a live source is one: --from criu: can be given once\n", stderr);
-			return -EINVAL;
-		}
-		o->from_criu = s;
-		if (lp_criu_url_parse(s, &o->criu, &err)) {
-			fprintf(stderr, "lazypages daemon: --from: %s\n", err.msg);
-			return -EINVAL;
-		}
-		return 0;
-	}
-	if (o->nfrom == LP_REMOTE_MAX) {
-		fprintf(stderr, "lazypages daemon: more than %d --from\n", LP_REMOTE_MAX);
-		return -EINVAL;
-	}
-	if (lp_url_parse(s, &o->from[o->nfrom], &err)) {
-		fprintf(stderr, "lazypages daemon: --from: %s\n", err.msg);
-		return -EINVAL;
-	}
-	if (!lp_ckpt_name_ok(o->from[o->nfrom].name, strlen(o->from[o->nfrom].name))) {
-		fprintf(stderr,
-			"lazypages daemon: --from %s: no name of a checkpoint at its end (letters, digits, . _ @ + -)\n", s);
-		return -EINVAL;
-	}
-	o->nfrom++;
-	return 0;
-}
-
 /* --page-server --address HOST --port PORT, as CRIU has it. */
 static int parse_page_server(struct opts *o)
 {
@@ -168,7 +123,7 @@ static int parse_page_server(struct opts *o)
 	char addr[300];
 
 	if (o->page_server) {
-		if (o->from_criu || o->nfrom || !o->port) {
+		if (pages_elsewhere(&o->pages) || !o->port) {
 			fputs(o->port ? "lazypages daemon: --page-server and --from: take one of them\n" :
 					"lazypages daemon: --page-server: say --port PORT and perhaps --address HOST\n",
 			      stderr);
@@ -177,19 +132,14 @@ static int parse_page_server(struct opts *o)
 		if (!o->address)
 			o->address = "127.0.0.1";
 		snprintf(addr, sizeof(addr), strchr(o->address, ':') ? "[%s]:%s" : "%s:%s", o->address, o->port);
-		if (lp_addr_parse(addr, &o->criu.addr, &err)) {
+		if (lp_addr_parse(addr, &o->pages.criu.addr, &err)) {
 			fprintf(stderr, "lazypages daemon: --page-server: %s\n", err.msg);
 			return -EINVAL;
 		}
+		o->pages.live = true;
 	}
-	if (o->from_criu && o->nfrom) {
-		fputs("lazypages daemon: --from: pages come from a live source or from servers, not from both\n", stderr);
-		return -EINVAL;
-	}
-	if (o->verify == LP_VERIFY_REQUIRE && is_from(o)) {
-		fputs("lazypages daemon: --verify=require: only for pages from files here; servers verify their own "
-		      "(lazypages serve --verify)\n",
-		      stderr);
+	if (pages_check(&o->pages, &err)) {
+		fprintf(stderr, "lazypages daemon: %s\n", err.msg);
 		return -EINVAL;
 	}
 	return 0;
@@ -212,6 +162,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "take-over", no_argument, NULL, OPT_TAKE_OVER },
 		{ "resume", required_argument, NULL, OPT_RESUME },
 		{ "resume-check", required_argument, NULL, OPT_RESUME_CHECK },
+		{ "source-check", required_argument, NULL, OPT_SOURCE_CHECK },
 		{ "no-default-config", no_argument, NULL, OPT_NO_DEFAULT_CONFIG },
 		{ "page-server", no_argument, NULL, OPT_PAGE_SERVER },
 		{ "from", required_argument, NULL, OPT_FROM },
@@ -227,6 +178,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
+	struct lp_err err;
 	long v;
 	int c;
 
@@ -281,18 +233,20 @@ static int parse(int argc, char **argv, struct opts *o)
 			o->workers = v;
 			break;
 		case OPT_FROM:
-			if (add_from(o, optarg))
+			if (pages_add(&o->pages, optarg, &err)) {
+				fprintf(stderr, "lazypages daemon: --from: %s\n", err.msg);
 				return -EINVAL;
+			}
 			break;
 		case OPT_COMPRESS:
 			if (!strcmp(optarg, "auto")) {
-				o->encodings = LP_COMPRESS_AUTO | LP_ENC_PACKED;
+				o->pages.encodings = LP_COMPRESS_AUTO | LP_ENC_PACKED;
 			} else if (!strcmp(optarg, "none")) {
-				o->encodings = 0;
+				o->pages.encodings = 0;
 			} else if (!strcmp(optarg, "lz4")) {
-				o->encodings = 1u << LP_ENC_LZ4 | 1u << LP_ENC_SAME;
+				o->pages.encodings = 1u << LP_ENC_LZ4 | 1u << LP_ENC_SAME;
 			} else if (!strcmp(optarg, "zstd")) {
-				o->encodings = 1u << LP_ENC_ZSTD | 1u << LP_ENC_SAME;
+				o->pages.encodings = 1u << LP_ENC_ZSTD | 1u << LP_ENC_SAME;
 			} else {
 				fprintf(stderr, "lazypages daemon: --compress takes auto, none, lz4 or zstd, not `%s`\n", optarg);
 				return -EINVAL;
@@ -303,7 +257,7 @@ static int parse(int argc, char **argv, struct opts *o)
 				fprintf(stderr, "lazypages daemon: --timeout takes 1 to 3600, not `%s`\n", optarg);
 				return -EINVAL;
 			}
-			o->timeout_ms = v * 1000;
+			o->pages.timeout_ms = v * 1000;
 			break;
 		case OPT_ON_LOST:
 			if (!strcmp(optarg, "wait")) {
@@ -326,7 +280,7 @@ static int parse(int argc, char **argv, struct opts *o)
 			o->lost_after = v;
 			break;
 		case OPT_VERIFY:
-			if (lp_verify_parse(optarg, &o->verify)) {
+			if (lp_verify_parse(optarg, &o->pages.verify)) {
 				fprintf(stderr, "lazypages daemon: --verify takes auto, require or no, not `%s`\n", optarg);
 				return -EINVAL;
 			}
@@ -348,12 +302,14 @@ static int parse(int argc, char **argv, struct opts *o)
 			break;
 		case OPT_RESUME:
 		case OPT_RESUME_CHECK:
+		case OPT_SOURCE_CHECK:
 			if (resume_parse(optarg, &o->resume_fd, &o->resume_dir)) {
-				fputs("lazypages daemon: --resume is for `lazypages upgrade` only\n", stderr);
+				fputs("lazypages daemon: --resume is for `lazypages upgrade` and `lazypages ctl switch-source` only\n", stderr);
 				return -EINVAL;
 			}
 			o->resume = true;
 			o->check = c == OPT_RESUME_CHECK;
+			o->check_source = c == OPT_SOURCE_CHECK;
 			break;
 		case OPT_PAGE_SERVER:
 			o->page_server = true;
@@ -399,38 +355,6 @@ static void summary(const struct lp_restore_stats *s)
 	       (unsigned long long)s->removes, (unsigned long long)s->unmaps, (unsigned long long)s->refused);
 }
 
-static void remote_summary(struct lp_source *src)
-{
-	struct lp_remote_stats s;
-	char a[16];
-
-	lp_source_remote_stats(src, &s);
-	pr_msg("from servers: %s received, %llu connections lost, %llu changes of server, %llu answers damaged",
-	       lp_size_str(s.bytes, a, sizeof(a)), (unsigned long long)s.reconnects, (unsigned long long)s.failovers,
-	       (unsigned long long)s.corrupt);
-}
-
-/* The tasks need the live source no more. */
-static void take_leave(struct lp_source *src)
-{
-	uint64_t bytes, requests;
-	char a[16];
-	int rc;
-
-	lp_source_criu_stats(src, &bytes, &requests);
-	pr_msg("from the live source: %s received with %llu requests", lp_size_str(bytes, a, sizeof(a)),
-	       (unsigned long long)requests);
-	rc = lp_source_criu_done(src);
-	if (rc)
-		pr_warn("all pages have come, but their source did not take leave (%s): see to its tasks",
-			strerror(-rc));
-}
-
-static bool is_live(const struct opts *o)
-{
-	return o->page_server || o->from_criu;
-}
-
 /* LAZYPAGES_TEST_DELAYS=SEED,MICROSECONDS: see lp_uffd_inject_delays(). */
 static void test_delays(void)
 {
@@ -442,64 +366,6 @@ static void test_delays(void)
 		return;
 	pr_warn("LAZYPAGES_TEST_DELAYS=%s: fills are slowed down on purpose", s);
 	lp_uffd_inject_delays(seed, us);
-}
-
-/* Pages from the files, verified if they are sealed. */
-static int open_local(const struct opts *o, const char *dir, const struct lp_images *im, struct lp_source **src,
-		      struct lp_err *err)
-{
-	struct lp_seal *seal;
-	int rc = lp_seal_open(im, dir, o->verify, &seal, err);
-
-	if (!rc)
-		rc = lp_source_local_open(im, src, err);
-	if (rc) {
-		lp_seal_close(seal);
-		return rc;
-	}
-	if (seal) {
-		pr_info("pages are verified by " LP_SEAL_FILE);
-		lp_source_local_verify(*src, seal);
-	}
-	return 0;
-}
-
-/* Images and the source of their pages: from the directory, or with --from from servers. */
-static int open_source(const struct opts *o, const char *dir, struct lp_tls *tls, struct lp_images **im,
-		       struct lp_source **src, struct lp_err *err)
-{
-	struct lp_remote_conf conf = {
-		.urls = o->from, .nurls = o->nfrom, .tls = tls, .encodings = o->encodings,
-		.timeout_ms = o->timeout_ms,
-	};
-	uint8_t told[LP_IMAGES_IDENT_LEN] = { 0 };
-	char path[4096];
-	bool fetched = false;
-	int rc = 0;
-
-	if (o->nfrom) {
-		snprintf(path, sizeof(path), "%s/inventory.img", dir);
-		if (access(path, F_OK) && errno == ENOENT) {
-			rc = lp_remote_fetch(o->from, o->nfrom, tls, dir, o->timeout_ms, told, err);
-			fetched = true;
-		}
-	}
-	if (!rc)
-		rc = lp_images_open(dir, im, err);
-	if (!rc && is_live(o)) {
-		struct lp_criu_conf cc = o->criu;
-
-		cc.timeout_ms = o->timeout_ms;
-		cc.tls = tls;
-		return lp_source_criu_open(*im, &cc, src, err);
-	}
-	if (rc || !o->nfrom)
-		return rc ? rc : open_local(o, dir, *im, src, err);
-	rc = lp_images_ident(*im, dir, conf.ident, err);
-	if (!rc && fetched && memcmp(conf.ident, told, sizeof(told)))
-		rc = lp_err(err, -EINVAL, "%s: the fetched images are not what %s has: remove them and try again", dir,
-			    o->from[0].text);
-	return rc ? rc : lp_source_remote_open(*im, &conf, src, err);
 }
 
 static unsigned default_workers(void)
@@ -614,6 +480,22 @@ static int open_trace(struct run *run, struct lp_recorder **trace, struct lp_err
 	return 0;
 }
 
+/*
+ * The first worker after a switch has opened its source, or not (@rc). True: it
+ * has not, and the guardian goes back to the old one.
+ */
+static bool switched(struct lp_jhead *h, int rc, const struct lp_err *err)
+{
+	if (atomic_load(&h->sw.state) != LP_J_SW_REPLACING)
+		return false;
+	lp_crash_point(switch_opened);
+	if (rc)
+		snprintf(h->sw.msg, sizeof(h->sw.msg), "%s", err->msg);
+	else
+		atomic_store(&h->sw.state, LP_J_SW_DONE);
+	return rc != 0;
+}
+
 /* From images to the last page. Returns the exit status, -1: another worker must go on. */
 static int work(void *arg)
 {
@@ -629,8 +511,9 @@ static int work(void *arg)
 		.ctl = &run->ctl,
 	};
 	struct lp_restore_stats stats = { 0 };
-	struct lp_images *im = NULL;
-	struct lp_source *src = NULL;
+	struct pages_conf from = o->pages;
+	struct pages pages = { NULL };
+	char source[LP_J_SOURCE_MAX];
 	struct lp_tls *tls = NULL;
 	struct lp_err err = { "" };
 	sigset_t set;
@@ -640,27 +523,34 @@ static int work(void *arg)
 	if (run->j)
 		lp_guard_begin(run->j, LP_RESTORE_SOCKET);
 	/* It gives a page once. What the dead worker had taken and not filled is lost. */
-	if (run->j && is_live(o))
+	if (run->j && from.live)
 		lp_journal_flag(run->j, LP_JF_BROKEN);
 	test_delays();
 	rc = open_trace(run, &conf.trace, &err);
+	if (!rc && run->j)
+		rc = pages_follow(&from, run->j->h, &err);
 	/* Local pages need none, whatever the caller says for CRIU's sake. */
-	if (!rc && (o->nfrom || is_live(o)))
+	if (!rc && pages_elsewhere(&from))
 		rc = tls_load(&o->tls, &tls, &err);
 	/* Images and peers may be hostile: what reads them has nothing to give. */
 	if (!rc && o->sandbox)
-		rc = confine_worker(run->dir, is_from(o), o->nfrom, run->j ? NULL : o->pidfile, &err);
+		rc = confine_worker(run->dir, from.dir, pages_elsewhere(&from), from.nfrom, run->j ? NULL : o->pidfile,
+				    &err);
 	if (!rc)
-		rc = open_source(o, run->dir, tls, &im, &src, &err);
+		rc = pages_open(&from, run->dir, tls, &pages, &err);
 	if (!rc && run->j)
-		rc = same_checkpoint(run, im, &err);
+		rc = same_checkpoint(run, pages.images, &err);
 	if (!rc)
 		rc = listening(run, &listen_fd, &err);
+	if (run->j && switched(run->j->h, rc, &err))
+		return -1;
 	if (rc && run->j && lp_journal_has(run->j, LP_JF_ACCEPTED)) {
 		/* Images that cannot be read now are no reason to let tasks read zeros. */
 		pr_err("%s", err.msg);
 		return -1;
 	}
+	pages_text(&from, run->dir, source);
+	conf.source_text = source;
 	/* lp_restore_run() takes them from here on; what comes after it is over must not cut off the last words. */
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
@@ -668,21 +558,19 @@ static int work(void *arg)
 	sigaddset(&set, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	if (!rc) {
-		conf.images = im;
-		conf.source = src;
+		conf.images = pages.images;
+		conf.source = pages.src;
 		rc = lp_restore_run(&conf, listen_fd, &stats, &err);
 		if (rc == -EAGAIN && run->j)
 			return -1;
 		if (!rc)
 			summary(&stats);
-		if (!rc && o->nfrom)
-			remote_summary(src);
+		if (!rc)
+			pages_summary(&from, pages.src, !stats.lost);
 		if (!rc && stats.lost)
 			rc = lp_err(&err, -ENODATA,
 				    "%s could not be had and are poisoned: the program gets SIGBUS when it touches them",
 				    lp_size_str(stats.lost, size, sizeof(size)));
-		if (!rc && is_live(o))
-			take_leave(src);
 		if (run->j && run->j->h->workers > 1)
 			pr_msg("%u workers died; from a death until all tasks were woken %.3f ms at most",
 			       run->j->h->workers - 1, run->j->h->longest_ns / 1e6);
@@ -690,10 +578,8 @@ static int work(void *arg)
 	if (rc)
 		complain(run, &err);
 	lp_recorder_close(conf.trace);
-	if (src)
-		src->ops->close(src);
+	pages_close(&pages);
 	lp_tls_put(tls);
-	lp_images_close(im);
 	return rc ? 1 : 0;
 }
 
@@ -734,7 +620,7 @@ int cmd_daemon(int argc, char **argv)
 	struct opts o = {
 		.images_dir = ".", .status_fd = -1, .verbosity = LP_LOG_WARN, .background = true, .guardian = true,
 		.sandbox = true,
-		.workers = default_workers(), .timeout_ms = 10000, .lost_after = 60,
+		.workers = default_workers(), .pages.timeout_ms = 10000, .lost_after = 60,
 	};
 	struct run run = { .o = &o, .ready_fd = -1, .ctl.fd = -1 };
 	struct lp_err err = { "" };
@@ -745,7 +631,9 @@ int cmd_daemon(int argc, char **argv)
 	if (parse(argc, argv, &o))
 		return 2;
 	if (o.check)
-		return resume_check(o.resume_fd, o.resume_dir);
+		return resume_check(&o.pages, o.resume_fd, o.resume_dir);
+	if (o.check_source)
+		return source_check(&o.pages, &o.tls, o.sandbox, o.resume_fd, o.resume_dir);
 	if (o.resume) {
 		o.images_dir = o.resume_dir;
 		o.work_dir = ".";
@@ -778,8 +666,10 @@ int cmd_daemon(int argc, char **argv)
 	}
 	if (!rc && o.guardian && !run.j)
 		rc = lp_journal_create(&run.j, &err);
-	if (!rc && !is_from(&o))
-		o.verify = verify_once(run.j ? run.j->h : NULL, dir, o.verify);
+	if (!rc && run.j && !o.resume)
+		pages_started(&o.pages, dir, o.take_over, run.j->h);
+	if (!rc && !pages_elsewhere(&o.pages))
+		o.pages.verify = verify_once(run.j ? run.j->h : NULL, dir, o.pages.verify);
 	run.dir = dir;
 	/* Too many arguments: then it cannot be upgraded, and says so when asked. */
 	if (!rc && run.j && resume_argv(argc, argv, run.j->fd, dir, &run.argv))

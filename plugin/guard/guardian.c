@@ -31,6 +31,7 @@ struct guardian {
 	bool announced;
 	int signal;	      /* to be passed on to the next worker */
 	int status;	      /* of the last worker's death */
+	bool switched;	      /* it was ended for the sake of another source */
 };
 
 static uint64_t now_ns(void)
@@ -176,6 +177,17 @@ static void announce(struct guardian *g)
 		kill(g->worker, SIGKILL);
 }
 
+/* Any moment is one at which another can go on. */
+static void end_worker(struct guardian *g)
+{
+	if (!g->worker)
+		return;
+	kill(g->worker, SIGKILL);
+	waitpid(g->worker, &g->status, 0);
+	g->worker = 0;
+	g->j->h->died_at = now_ns();
+}
+
 static void refuse_upgrade(struct guardian *g, const char *why)
 {
 	struct lp_jupgrade *up = &g->j->h->up;
@@ -190,6 +202,7 @@ static void upgrade(struct guardian *g)
 {
 	struct lp_jupgrade *up = &g->j->h->up;
 	struct lp_err err = { "" };
+	char what[sizeof(up->path) + 64];
 
 	atomic_store(&up->state, LP_J_UP_CHECKING);
 	wait_swept(g);
@@ -198,24 +211,73 @@ static void upgrade(struct guardian *g)
 		refuse_upgrade(g, "the daemon has not started yet, or its command line is too long");
 		return;
 	}
-	if (guard_upgrade_check(g->conf, up->path, &err)) {
+	snprintf(what, sizeof(what), "%s cannot go on from this journal: ", up->path);
+	if (guard_ask(g->conf, up->path, GUARD_ASK_RESUME, what, &err)) {
 		refuse_upgrade(g, err.msg);
 		return;
 	}
 	pr_msg("upgrade: process %d becomes %s", getpid(), up->path);
 	atomic_store(&up->state, LP_J_UP_REPLACING);
-	if (g->worker) {
-		kill(g->worker, SIGKILL);
-		waitpid(g->worker, &g->status, 0);
-		g->worker = 0;
-		g->j->h->died_at = now_ns();
-	}
+	end_worker(g);
 	if (lp_journal_has(g->j, LP_JF_ENDED)) {
 		refuse_upgrade(g, "the restore has just ended");
 		return;
 	}
 	guard_upgrade_exec(g->conf, up->path, &err);
 	refuse_upgrade(g, err.msg);
+}
+
+static void refuse_switch(struct guardian *g, const char *why)
+{
+	struct lp_jswitch *sw = &g->j->h->sw;
+
+	pr_err("switch-source refused, pages come from where they did: %s", why);
+	if (why != sw->msg)
+		snprintf(sw->msg, sizeof(sw->msg), "%s", why);
+	atomic_store(&sw->state, LP_J_SW_REFUSED);
+}
+
+/* The next worker opens the new source. Until it has, there is a way back: take_back(). */
+static void switch_source(struct guardian *g)
+{
+	struct lp_jswitch *sw = &g->j->h->sw;
+	struct lp_err err = { "" };
+
+	atomic_store(&sw->state, LP_J_SW_CHECKING);
+	wait_swept(g);
+	if (!g->conf->argv || !g->announced) {
+		refuse_switch(g, "the daemon has not started yet, or its command line is too long");
+		return;
+	}
+	/* In a process that ends then: a guardian reads no images and speaks to no network. */
+	if (guard_ask(g->conf, "/proc/self/exe", GUARD_ASK_SOURCE, "", &err)) {
+		refuse_switch(g, err.msg);
+		return;
+	}
+	if (lp_journal_has(g->j, LP_JF_BROKEN)) {
+		refuse_switch(g, "nobody can go on after this worker: the journal was full");
+		return;
+	}
+	end_worker(g);
+	if (lp_journal_has(g->j, LP_JF_ENDED)) {
+		refuse_switch(g, "the restore has just ended");
+		return;
+	}
+	atomic_store(&sw->cur, 1 - (sw->cur & 1));
+	atomic_store(&sw->state, LP_J_SW_REPLACING);
+	g->switched = true;
+}
+
+/* The first worker with the new source has died before it had opened that. */
+static void take_back(struct guardian *g)
+{
+	struct lp_jswitch *sw = &g->j->h->sw;
+
+	if (atomic_load(&sw->state) != LP_J_SW_REPLACING)
+		return;
+	atomic_store(&sw->cur, 1 - (sw->cur & 1));
+	sw->msg[sizeof(sw->msg) - 1] = 0;
+	refuse_switch(g, *sw->msg ? sw->msg : "the worker died before it had opened the new source");
 }
 
 static void reap(struct guardian *g)
@@ -249,6 +311,8 @@ static void wait_until(struct guardian *g, uint64_t end)
 			on_signal(g, sig);
 		if (atomic_load(&g->j->h->up.state) == LP_J_UP_ASKED)
 			upgrade(g);
+		if (atomic_load(&g->j->h->sw.state) == LP_J_SW_ASKED)
+			switch_source(g);
 		if (!g->announced && lp_journal_has(g->j, LP_JF_LISTENING)) {
 			g->announced = true;
 			announce(g);
@@ -315,6 +379,8 @@ int lp_guard_run(const struct lp_guard_conf *conf)
 		g.j->h->oom_adj = oom_adj(NULL);
 		/* One that died in the middle of it has asked in vain. */
 		atomic_store(&g.j->h->up.state, LP_J_UP_NONE);
+		if (g.j->h->sw.state == LP_J_SW_ASKED || g.j->h->sw.state == LP_J_SW_CHECKING)
+			atomic_store(&g.j->h->sw.state, LP_J_SW_NONE);
 	}
 	g.oom_adj = g.j->h->oom_adj;
 	oom_adj(&never);
@@ -328,10 +394,17 @@ int lp_guard_run(const struct lp_guard_conf *conf)
 		kill(conf->old_anchor, SIGKILL);
 	for (;;) {
 		tail = g.j->h->tail;
+		g.switched = false;
 		start_worker(&g);
 		wait_until(&g, 0);
 		if (lp_journal_has(g.j, LP_JF_ENDED))
 			break;
+		if (g.switched) {
+			pr_msg("switch-source: starting worker number %u", g.j->h->workers + 1);
+			failures = 0;
+			continue;
+		}
+		take_back(&g);
 		describe(&g, why, sizeof(why));
 		failures = g.j->h->tail > tail + 1 ? 0 : failures + 1; /* one cell is its RESTART */
 		if (lp_journal_has(g.j, LP_JF_BROKEN) || failures > conf->restarts ||

@@ -14,8 +14,12 @@ pid_t guard_anchor_start(struct lp_journal *j);
 uint64_t guard_start_time(pid_t pid);
 
 /* upgrade.c */
-/* Can the program @path go on from here? 0, or why not. Ends nothing. */
-int guard_upgrade_check(const struct lp_guard_conf *conf, const char *path, struct lp_err *err);
+/* What @path is called with, in the place of --resume, to say LP_GUARD_CAN_GO_ON if it can. */
+#define GUARD_ASK_RESUME "--resume-check" /* go on from here */
+#define GUARD_ASK_SOURCE "--source-check" /* fill from the source that is asked for */
+/* Can the program @path do that? 0, or why not; @what: how that begins. Ends nothing. */
+int guard_ask(const struct lp_guard_conf *conf, const char *path, const char *word, const char *what,
+	      struct lp_err *err);
 /* Become it. No worker lives. Returns only when that failed. */
 void guard_upgrade_exec(const struct lp_guard_conf *conf, const char *path, struct lp_err *err);
 

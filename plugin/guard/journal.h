@@ -36,7 +36,7 @@
 
 #define LP_J_MAGIC   UINT64_C(0x314e524a5a414c00) /* "\0LAZJRN1" */
 /* Of the header's and the cells' form. Whatever changes either raises it. */
-#define LP_J_VERSION 2
+#define LP_J_VERSION 3
 /*
  * Of what the engine makes of cells: a new worker must come to the views that the
  * old one had. Whatever makes the engine ask or decide otherwise raises it.
@@ -161,6 +161,35 @@ struct lp_jupgrade {
 	char msg[512];
 };
 
+/*
+ * `lazypages ctl switch-source`: the worker asks, the guardian has the new source
+ * looked at and replaces the worker. A source is a text that cli/pages.h
+ * explains; to the guardian it means nothing.
+ */
+#define LP_J_SOURCE_MAX 2048
+
+enum lp_jswstate {
+	LP_J_SW_NONE,
+	LP_J_SW_ASKED,	   /* v[1 - cur] is there */
+	LP_J_SW_CHECKING,  /* a process of its own opens it */
+	LP_J_SW_REPLACING, /* cur is the new one, of which no worker has started yet */
+	LP_J_SW_DONE,
+	LP_J_SW_REFUSED,   /* why is in msg; the old one counts */
+};
+
+struct lp_jsource {
+	uint32_t verify; /* enum lp_verify, as decided when it was looked at */
+	char text[LP_J_SOURCE_MAX]; /* "": what the command line says */
+};
+
+struct lp_jswitch {
+	_Atomic uint32_t state, serial; /* serial: one more for each that was asked for */
+	_Atomic uint32_t cur;		/* which of v counts, 0 or 1: changed in one step */
+	struct lp_jsource v[2];
+	char started[LP_J_SOURCE_MAX];	/* what the first daemon's command line said */
+	char msg[512];
+};
+
 struct lp_jhead {
 	uint64_t magic;
 	uint32_t version, cell_size;
@@ -182,6 +211,7 @@ struct lp_jhead {
 	int32_t oom_adj;	    /* that the first guardian was started with */
 	struct lp_jctl ctl;
 	struct lp_jupgrade up;
+	struct lp_jswitch sw;
 	struct lp_crash_state crash;
 	_Alignas(64) struct lp_jzone zone;
 	_Alignas(64) struct lp_jhand hand;

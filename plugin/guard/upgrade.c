@@ -23,6 +23,7 @@
 #include "guard/internal.h"
 
 #define CHECK_NS (UINT64_C(20) * 1000000000)
+#define HURRY_NS UINT64_C(1000000000)
 
 static void cloexec(int fd, bool on)
 {
@@ -30,7 +31,7 @@ static void cloexec(int fd, bool on)
 }
 
 /* In a copy of the guardian with a table of its own. */
-static void become_check(const struct lp_guard_conf *conf, const char *path, int out)
+static void become_check(const struct lp_guard_conf *conf, const char *path, const char *word, int out)
 {
 	char *argv[LP_GUARD_ARGS + 1];
 	sigset_t none;
@@ -39,7 +40,7 @@ static void become_check(const struct lp_guard_conf *conf, const char *path, int
 	for (i = 0; conf->argv[i] && i < LP_GUARD_ARGS; i++)
 		argv[i] = conf->argv[i];
 	argv[i] = NULL;
-	argv[2] = (char *)"--resume-check";
+	argv[2] = (char *)word;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	dup2(out, 1);
@@ -50,9 +51,18 @@ static void become_check(const struct lp_guard_conf *conf, const char *path, int
 	_exit(127);
 }
 
-int guard_upgrade_check(const struct lp_guard_conf *conf, const char *path, struct lp_err *err)
+static bool worker_dead(const struct lp_journal *j)
+{
+	siginfo_t si = { .si_pid = 0 };
+
+	return waitid(P_PID, j->h->worker, &si, WEXITED | WNOHANG | WNOWAIT) || si.si_pid;
+}
+
+int guard_ask(const struct lp_guard_conf *conf, const char *path, const char *word, const char *what,
+	      struct lp_err *err)
 {
 	uint64_t end = lp_now() + CHECK_NS, now;
+	bool hurry = false;
 	char said[400] = "";
 	size_t n = 0;
 	ssize_t got = 1;
@@ -63,7 +73,7 @@ int guard_upgrade_check(const struct lp_guard_conf *conf, const char *path, stru
 		return lp_err_sys(err, -errno, "pipe");
 	pid = fork();
 	if (!pid)
-		become_check(conf, path, fds[1]);
+		become_check(conf, path, word, fds[1]);
 	close(fds[1]);
 	if (pid < 0) {
 		close(fds[0]);
@@ -72,7 +82,12 @@ int guard_upgrade_check(const struct lp_guard_conf *conf, const char *path, stru
 	while (got > 0 && n < sizeof(said) - 1 && (now = lp_now()) < end) {
 		struct pollfd p = { .fd = fds[0], .events = POLLIN };
 
-		if (poll(&p, 1, (end - now) / 1000000 + 1) <= 0)
+		/* Nobody answers the tasks' faults then, until this is over. */
+		if (!hurry && worker_dead(conf->journal)) {
+			hurry = true;
+			end = now + HURRY_NS < end ? now + HURRY_NS : end;
+		}
+		if (poll(&p, 1, 50) <= 0)
 			continue;
 		got = read(fds[0], said + n, sizeof(said) - 1 - n);
 		n += got > 0 ? (size_t)got : 0;
@@ -84,8 +99,7 @@ int guard_upgrade_check(const struct lp_guard_conf *conf, const char *path, stru
 	if (!strcmp(said, LP_GUARD_CAN_GO_ON "\n"))
 		return 0;
 	said[strcspn(said, "\n")] = 0;
-	return lp_err(err, -EPERM, "%s cannot go on from this journal: %s", path,
-		      *said ? said : "it does not say why");
+	return lp_err(err, -EPERM, "%s%s", what, *said ? said : got > 0 ? "no answer in time" : "it does not say why");
 }
 
 void guard_upgrade_exec(const struct lp_guard_conf *conf, const char *path, struct lp_err *err)

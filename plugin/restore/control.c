@@ -29,7 +29,7 @@
 #include "restore/internal.h"
 
 #define CLIENTS	   8
-#define LINE_MAX_  1200 /* upgrade and its path */
+#define LINE_MAX_  (LP_J_SOURCE_MAX + 64) /* switch-source and all servers */
 #define PATIENCE   (UINT64_C(5) * 1000000000) /* for a client to ask and to take the answer */
 #define PAUSE_MS   2
 #define TASKS_MAX  200 /* in an answer */
@@ -187,6 +187,31 @@ static const char *upgrade_word(uint32_t state)
 	return state < sizeof(words) / sizeof(words[0]) ? words[state] : "?";
 }
 
+static const char *switch_word(uint32_t state)
+{
+	static const char *const words[] = { "none", "asked", "checking", "replacing", "done", "refused" };
+
+	return state < sizeof(words) / sizeof(words[0]) ? words[state] : "?";
+}
+
+/* Where pages come from, as a list. */
+static void put_source(struct text *t, const char *source)
+{
+	const char *word = source ? strchr(source, '\t') : NULL, *end;
+	char one[LP_J_SOURCE_MAX];
+	bool first = true;
+
+	put(t, "\"from\": [");
+	for (; word; word = end) {
+		end = strchr(++word, '\t');
+		snprintf(one, sizeof(one), "%.*s", (int)(end ? end - word : (ptrdiff_t)strlen(word)), word);
+		put(t, "%s", first ? "" : ", ");
+		put_string(t, one);
+		first = false;
+	}
+	put(t, "], ");
+}
+
 static void say_status(struct lp_restore *r, struct text *t)
 {
 	uint64_t missing = 0, now = lp_now();
@@ -203,7 +228,9 @@ static void say_status(struct lp_restore *r, struct text *t)
 	       ", \"dropped\": %" PRIu64 ", \"lost\": %" PRIu64 "}, ",
 	    r->total_bytes, atomic_load(&r->filled_bulk), atomic_load(&r->filled_urgent), atomic_load(&r->dropped),
 	    atomic_load(&r->lost));
-	put(t, "\"source\": {\"kind\": \"%s\", \"state\": \"%s\", \"errors\": %" PRIu64, r->source->ops->name,
+	put(t, "\"source\": {\"kind\": \"%s\", ", r->source->ops->name);
+	put_source(t, r->conf->source_text);
+	put(t, "\"state\": \"%s\", \"errors\": %" PRIu64,
 	    r->source_bad_at && now - r->source_bad_at < UINT64_C(2000000000) ? "failing" : "good", r->source_errors);
 	if (r->source_bad_at) {
 		put(t, ", \"last_error_seconds_ago\": %.1f, \"last_error\": ", (now - r->source_bad_at) / 1e9);
@@ -221,6 +248,9 @@ static void say_status(struct lp_restore *r, struct text *t)
 		put(t, "\"upgrade\": {\"serial\": %u, \"state\": \"%s\", \"message\": ", h->up.serial,
 		    upgrade_word(h->up.state));
 		put_string(t, h->up.state == LP_J_UP_REFUSED ? h->up.msg : "");
+		put(t, "}, \"switch\": {\"serial\": %u, \"state\": \"%s\", \"message\": ", h->sw.serial,
+		    switch_word(h->sw.state));
+		put_string(t, h->sw.state == LP_J_SW_REFUSED ? h->sw.msg : "");
 		put(t, "}, ");
 	}
 	put(t, "\"spaces\": [");
@@ -292,19 +322,36 @@ static void cancel(struct lp_restore *r, bool finish, struct text *t)
 	done(t);
 }
 
+/* Can this worker be replaced on purpose just now? False: why not is said. @what needs it. */
+static bool replaceable(struct lp_restore *r, const char *what, struct text *t)
+{
+	uint32_t up = r->j ? atomic_load(&r->j->h->up.state) : 0, sw = r->j ? atomic_load(&r->j->h->sw.state) : 0;
+	char why[128];
+
+	if (!r->j || lp_guard_orphan(r->j)) {
+		snprintf(why, sizeof(why), "no guardian, no %s: it outlives the worker, and starts the new one", what);
+		refuse(t, why);
+	} else if (lp_journal_has(r->j, LP_JF_BROKEN)) {
+		refuse(t, "nobody can go on after this worker: its source gives pages only once, or the journal was full");
+	} else if (up == LP_J_UP_ASKED || up == LP_J_UP_CHECKING || up == LP_J_UP_REPLACING) {
+		refuse(t, "another upgrade is under way");
+	} else if (sw == LP_J_SW_ASKED || sw == LP_J_SW_CHECKING || sw == LP_J_SW_REPLACING) {
+		refuse(t, "another switch of the source is under way");
+	} else {
+		return true;
+	}
+	return false;
+}
+
 /* The guardian does it; here it is only asked, and `status` tells what becomes of it. */
 static void upgrade(struct lp_restore *r, const char *path, struct text *t)
 {
-	struct lp_jupgrade *up = r->j ? &r->j->h->up : NULL;
-	uint32_t state = up ? atomic_load(&up->state) : 0;
+	struct lp_jupgrade *up;
 
-	if (!r->j || lp_guard_orphan(r->j)) {
-		refuse(t, "no guardian, no upgrade: it outlives the worker, and starts the new one");
-	} else if (lp_journal_has(r->j, LP_JF_BROKEN)) {
-		refuse(t, "nobody can go on after this worker: its source gives pages only once, or the journal was full");
-	} else if (state == LP_J_UP_ASKED || state == LP_J_UP_CHECKING || state == LP_J_UP_REPLACING) {
-		refuse(t, "another upgrade is under way");
-	} else if (*path != '/' || strlen(path) >= sizeof(up->path)) {
+	if (!replaceable(r, "upgrade", t))
+		return;
+	up = &r->j->h->up;
+	if (*path != '/' || strlen(path) >= sizeof(up->path)) {
 		refuse(t, "the new program must be given by its whole path");
 	} else {
 		strcpy(up->path, path);
@@ -313,6 +360,29 @@ static void upgrade(struct lp_restore *r, const char *path, struct text *t)
 		lp_guard_tell(r->j);
 		put(t, "{\"ok\": true, \"serial\": %u}\n", up->serial);
 	}
+}
+
+/* Likewise. What @source means is the business of those who open it. */
+static void switch_source(struct lp_restore *r, const char *source, struct text *t)
+{
+	struct lp_jswitch *sw;
+	struct lp_jsource *s;
+
+	if (!replaceable(r, "switch of the source", t))
+		return;
+	sw = &r->j->h->sw;
+	s = &sw->v[1 - (sw->cur & 1)];
+	if (!*source || strlen(source) >= sizeof(s->text)) {
+		refuse(t, "a source is some words, of a limited length");
+		return;
+	}
+	strcpy(s->text, source);
+	*sw->msg = 0;
+	atomic_fetch_add(&sw->serial, 1);
+	atomic_store(&sw->state, LP_J_SW_ASKED);
+	lp_crash_point(switch_asked);
+	lp_guard_tell(r->j);
+	put(t, "{\"ok\": true, \"serial\": %u}\n", sw->serial);
 }
 
 static void handle(struct lp_restore *r, char *line, struct text *t)
@@ -329,6 +399,8 @@ static void handle(struct lp_restore *r, char *line, struct text *t)
 		cancel(r, line[7] == 'f', t);
 	else if (!strncmp(line, "upgrade ", 8))
 		upgrade(r, line + 8, t);
+	else if (!strncmp(line, "switch-source ", 14))
+		switch_source(r, line + 14, t);
 	else
 		refuse(t, "not understood; another version of lazypages?");
 }

@@ -25,6 +25,7 @@ enum lp_lost {
 struct lp_restore_conf {
 	const struct lp_images *images; /* borrowed until lp_restore_run() returns */
 	struct lp_source *source;	/* borrowed likewise */
+	const char *source_text;	/* how `lazypages ctl` shows it: words with tabs between, the first one its kind */
 	unsigned workers;		/* threads of the background fill, at least 1 */
 	bool background;		/* false: only what tasks fault on */
 	bool progress;			/* a progress line on stderr */

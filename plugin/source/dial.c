@@ -102,3 +102,25 @@ int lp_dial(const struct lp_url *u, struct lp_tls *tls, enum lp_role role, const
 		lp_stream_close(s);
 	return rc;
 }
+
+int lp_remote_probe(const struct lp_url *urls, size_t n, struct lp_tls *tls, const uint8_t *ident, unsigned all_ms,
+		    unsigned each_ms, struct lp_err *err)
+{
+	struct lp_stream s;
+	struct lp_welcome w;
+	bool found = false;
+	int rc = -EINVAL;
+	size_t i;
+
+	if (n && each_ms > all_ms / n)
+		each_ms = all_ms / n;
+	for (i = 0; i < n; i++) {
+		rc = lp_dial(&urls[i], tls, LP_ROLE_CONTROL, ident, 0, each_ms, NULL, &s, &w, err);
+		if (rc == -ESTALE)
+			return rc;
+		if (!rc)
+			lp_stream_close(&s);
+		found |= !rc;
+	}
+	return found ? 0 : rc;
+}

@@ -47,4 +47,12 @@ void lp_source_remote_stats(struct lp_source *s, struct lp_remote_stats *st);
 int lp_remote_fetch(const struct lp_url *urls, size_t n, struct lp_tls *tls, const char *dir, unsigned timeout_ms,
 		    uint8_t *ident, struct lp_err *err);
 
+/*
+ * Has any of these servers the checkpoint @ident (16 bytes) for us? Asks each
+ * once, for at most @each_ms, all of them @all_ms. 0 if one has it and none has another under that name
+ * (-ESTALE); else what the last one said.
+ */
+int lp_remote_probe(const struct lp_url *urls, size_t n, struct lp_tls *tls, const uint8_t *ident, unsigned all_ms,
+		    unsigned each_ms, struct lp_err *err);
+
 #endif
