@@ -53,10 +53,11 @@ bool pages_elsewhere(const struct pages_conf *p)
 
 void pages_text(const struct pages_conf *p, const char *images, char buf[LP_J_SOURCE_MAX])
 {
+	char addr[300];
 	size_t i, n;
 
 	if (p->live) {
-		snprintf(buf, LP_J_SOURCE_MAX, "live\tcriu:%s:%s", p->criu.addr.host, p->criu.addr.port);
+		snprintf(buf, LP_J_SOURCE_MAX, "live\tcriu:%s", lp_addr_str(&p->criu.addr, addr, sizeof(addr)));
 		return;
 	}
 	if (!p->nfrom) {

@@ -120,7 +120,7 @@ int source_check(const struct pages_conf *p, const struct tls_opts *tls_opts, bo
 	struct pages pages = { NULL };
 	struct lp_tls *tls = NULL;
 	struct lp_err err = { "" };
-	struct lp_journal *j;
+	struct lp_journal *j = NULL;
 	int rc;
 
 	/* Standard error is where the guardian reads. */
@@ -142,6 +142,7 @@ int source_check(const struct pages_conf *p, const struct tls_opts *tls_opts, bo
 		rc = lp_remote_probe(from.from, from.nfrom, tls, ident, ASK_MS, from.timeout_ms, &err);
 	pages_close(&pages);
 	lp_tls_put(tls);
+	lp_journal_free(j);
 	puts(rc ? err.msg : LP_GUARD_CAN_GO_ON);
 	return rc ? 1 : 0;
 }

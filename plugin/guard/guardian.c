@@ -42,7 +42,7 @@ static uint64_t now_ns(void)
 	return ts.tv_sec * UINT64_C(1000000000) + ts.tv_nsec;
 }
 
-static int oom_adj(const int *set)
+int guard_oom_adj(const int *set)
 {
 	int fd = open("/proc/self/oom_score_adj", (set ? O_WRONLY : O_RDONLY) | O_CLOEXEC), v = 0;
 	char text[16] = "";
@@ -70,7 +70,7 @@ static void worker_main(struct guardian *g)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_SETMASK, &set, NULL);
-	oom_adj(&g->oom_adj);
+	guard_oom_adj(&g->oom_adj);
 	prctl(PR_SET_NAME, "lazypages-work");
 	/* Without a guardian: fill the rest in a hurry, or leave if CRIU has not come. */
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -376,14 +376,14 @@ int lp_guard_run(const struct lp_guard_conf *conf)
 			if (sigismember(&g.waited, sig) == 1)
 				sigdelset(&g.old, sig);
 	} else {
-		g.j->h->oom_adj = oom_adj(NULL);
+		g.j->h->oom_adj = guard_oom_adj(NULL);
 		/* One that died in the middle of it has asked in vain. */
 		atomic_store(&g.j->h->up.state, LP_J_UP_NONE);
 		if (g.j->h->sw.state == LP_J_SW_ASKED || g.j->h->sw.state == LP_J_SW_CHECKING)
 			atomic_store(&g.j->h->sw.state, LP_J_SW_NONE);
 	}
 	g.oom_adj = g.j->h->oom_adj;
-	oom_adj(&never);
+	guard_oom_adj(&never);
 	g.j->h->guardian = getpid();
 	/* Nobody who takes over is told that we are ready: that was said. */
 	g.announced = conf->resumed || (conf->old_anchor && lp_journal_has(g.j, LP_JF_LISTENING));

@@ -13,6 +13,10 @@ pid_t guard_anchor_start(struct lp_journal *j);
 /* In clock ticks since boot: with its pid it names a process for ever. 0: there is none. */
 uint64_t guard_start_time(pid_t pid);
 
+/* guardian.c */
+/* Set this process's oom_score_adj, if that is permitted; or (NULL) get it. */
+int guard_oom_adj(const int *set);
+
 /* upgrade.c */
 /* What @path is called with, in the place of --resume, to say LP_GUARD_CAN_GO_ON if it can. */
 #define GUARD_ASK_RESUME "--resume-check" /* go on from here */

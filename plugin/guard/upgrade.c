@@ -33,6 +33,7 @@ static void cloexec(int fd, bool on)
 /* In a copy of the guardian with a table of its own. */
 static void become_check(const struct lp_guard_conf *conf, const char *path, const char *word, int out)
 {
+	const int adj = conf->journal->h->oom_adj;
 	char *argv[LP_GUARD_ARGS + 1];
 	sigset_t none;
 	unsigned i;
@@ -41,6 +42,8 @@ static void become_check(const struct lp_guard_conf *conf, const char *path, con
 		argv[i] = conf->argv[i];
 	argv[i] = NULL;
 	argv[2] = (char *)word;
+	/* What it reads may be as large as it likes. */
+	guard_oom_adj(&adj);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	dup2(out, 1);
