@@ -506,6 +506,34 @@ static unsigned from_vacated(const struct plan *p, const struct lp_view *v, size
 	return 0;
 }
 
+/*
+ * One of the @n messages in p->seq was read after REMAP @m but drawn before, and
+ * has moved something into the middle of what @m moves, or to its end. But that is one
+ * mapping, and what is moved somewhere is one of its own, unless it comes home.
+ */
+static bool across(const struct plan *p, size_t n, const struct lp_msg *m)
+{
+	const struct lp_msg *log = p->s->log;
+	size_t i, k;
+
+	for (i = 0; i < n; i++) {
+		const struct lp_msg *x = &log[p->seq[i]], *y;
+
+		if (x < m || x->kind != MSG_REMAP || x->to <= m->from || !overlap(x->to, x->len, m->from, m->len) ||
+		    !still_there(p, p->seq[i], n))
+			continue;
+		for (k = 0; k < i; k++) {
+			y = &log[p->seq[k]];
+			if (y->kind == MSG_REMAP && overlap(y->from, y->len, x->to, x->len) &&
+			    overlap(y->to, y->len, x->from, x->len))
+				break;
+		}
+		if (k == i)
+			return true;
+	}
+	return false;
+}
+
 /* As msg_violation(), after the @n messages in p->seq, which have led to @v. */
 static unsigned violation(const struct plan *p, const struct lp_view *v, size_t n, const struct lp_msg *m)
 {
@@ -513,6 +541,8 @@ static unsigned violation(const struct plan *p, const struct lp_view *v, size_t 
 
 	if (m->kind == MSG_REMAP || m->kind == MSG_UNMAP)
 		hole = from_vacated(p, v, n, m);
+	if (m->kind == MSG_REMAP && across(p, n, m))
+		hole += COST_JOINED;
 	return cost > hole ? cost : hole;
 }
 
