@@ -298,7 +298,9 @@ static void on_signal(struct waiting *w, struct lp_err *err, int *result)
 		pr_warn("signal %u: the restored tasks need their pages; filling the rest first, then leaving",
 			si.ssi_signo);
 	r->hurry = true;
-	note_flag(r, LP_JF_HURRY);
+	/* The signal of the guardian's death is ours alone: who takes over has a guardian, and may be paused. */
+	if (r->j && !lp_guard_orphan(r->j))
+		note_flag(r, LP_JF_HURRY);
 	pthread_cond_broadcast(&r->bulk_cond);
 	pthread_cond_broadcast(&r->ctl_cond);
 	pthread_mutex_unlock(&r->lock);
