@@ -52,6 +52,8 @@ struct lp_engine_conf {
 	 * NULL: nobody can ever tell.
 	 */
 	int (*there)(void *host, uint64_t start, uint64_t len);
+	/* REMAP of a move that shrinks may tell the old length, as before Linux 6.16. */
+	bool old_shrink;
 };
 
 struct lp_engine *lp_engine_new(const struct lp_engine_conf *conf);

@@ -716,7 +716,7 @@ int epoch_end(struct lp_space *s, bool force)
 	/* What is claimed no message has named: it stays where it is. */
 	view_clone(&base, &s->v);
 	if (!rc) {
-		log_pair(s->log, p.n, s->due);
+		log_pair(s->log, p.n, s->due, s->engine->old_shrink);
 		rc = order(&p, &base);
 	}
 	if (!rc)

@@ -104,6 +104,7 @@ struct lp_engine {
 	uint64_t page;
 	uint64_t nflights; /* claimed so far */
 	int (*there)(void *host, uint64_t start, uint64_t len);
+	bool old_shrink;
 	struct lp_space *ring; /* any space, or NULL */
 	struct lp_space *turn; /* whose turn it is in the background */
 	struct lp_space *hot;  /* where the last fault was, or NULL */
@@ -165,8 +166,11 @@ static inline bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
 /* Room for one more message. */
 int log_reserve(struct lp_space *s);
 int log_add(struct lp_space *s, const struct lp_msg *m);
-/* Which UNMAP belongs to which REMAP? @ghosts: the space may lack some of what is known of it. */
-void log_pair(struct lp_msg *log, size_t n, bool ghosts);
+/*
+ * Which UNMAP belongs to which REMAP? @ghosts: the space may lack some of what is
+ * known of it. @old_shrink: as in struct lp_engine_conf.
+ */
+void log_pair(struct lp_msg *log, size_t n, bool ghosts, bool old_shrink);
 void log_unpair(struct lp_msg *log, size_t n);
 
 /* epoch.c */

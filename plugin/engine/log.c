@@ -80,12 +80,12 @@ static bool tail_unmapped(const struct lp_msg *log, size_t n, size_t i, const st
 }
 
 /* May UNMAP @u belong to @log[i], which has none yet? */
-static bool may_belong(const struct lp_msg *log, size_t n, size_t i, const struct lp_msg *u)
+static bool may_belong(const struct lp_msg *log, size_t n, size_t i, const struct lp_msg *u, bool old_shrink)
 {
 	const struct lp_msg *m = &log[i];
 
 	return m->kind == MSG_REMAP && !m->vacates && u->from == m->from && u->len <= m->len &&
-	       (u->len == m->len || tail_unmapped(log, n, i, u));
+	       (u->len == m->len || (old_shrink && tail_unmapped(log, n, i, u)));
 }
 
 /*
@@ -145,7 +145,7 @@ void log_unpair(struct lp_msg *log, size_t n)
  * MREMAP_DONTUNMAP, UNMAP of the old place. Before Linux 6.16 REMAP of a
  * shrinking move tells the old length, and the rest has an UNMAP of its own.
  */
-void log_pair(struct lp_msg *log, size_t n, bool ghosts)
+void log_pair(struct lp_msg *log, size_t n, bool ghosts, bool old_shrink)
 {
 	size_t i, j, best;
 
@@ -158,7 +158,8 @@ void log_pair(struct lp_msg *log, size_t n, bool ghosts)
 		/* The last move that it can belong to: what was left there before stays (MREMAP_DONTUNMAP). */
 		best = n;
 		for (i = j; u->kind == MSG_UNMAP && !u->part && i-- > 0;)
-			if (may_belong(log, n, i, u) && !was_there(log, n, i, u) && (best == n || must_vacate(log, i, best)))
+			if (may_belong(log, n, i, u, old_shrink) && !was_there(log, n, i, u) &&
+			    (best == n || must_vacate(log, i, best)))
 				best = i;
 		if (best < n) {
 			log[best].len = u->len;

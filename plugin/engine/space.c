@@ -16,6 +16,7 @@ struct lp_engine *lp_engine_new(const struct lp_engine_conf *conf)
 		return NULL;
 	e->page = conf->page;
 	e->there = conf->there;
+	e->old_shrink = conf->old_shrink;
 	lp_pool_init(&e->pool, conf->seed);
 	return e;
 }

@@ -327,7 +327,8 @@ int replay(struct lp_restore *r, struct lp_err *err)
 
 int lp_restore_rehearse(const struct lp_images *im, struct lp_journal *j, struct lp_err *err)
 {
-	const struct lp_engine_conf ec = { .page = LP_PAGE_SIZE, .seed = lp_now(), .there = mm_there };
+	const struct lp_engine_conf ec = { .page = LP_PAGE_SIZE, .seed = lp_now(), .there = mm_there,
+					     .old_shrink = lp_uffd_old_shrink() };
 	const struct lp_restore_conf conf = { .images = im, .journal = j };
 	struct lp_restore *r = calloc(1, sizeof(*r));
 	struct lp_replay p = { .r = r };

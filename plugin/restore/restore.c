@@ -104,7 +104,8 @@ static int threads_start(struct lp_restore *r, struct threads *t, struct lp_err 
 
 static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct lp_err *err)
 {
-	struct lp_engine_conf ec = { .page = LP_PAGE_SIZE, .seed = lp_now(), .there = mm_there };
+	struct lp_engine_conf ec = { .page = LP_PAGE_SIZE, .seed = lp_now(), .there = mm_there,
+				       .old_shrink = lp_uffd_old_shrink() };
 	struct epoll_event ev = { .events = EPOLLIN };
 	pthread_condattr_t ca;
 	struct rlimit rl;
@@ -168,7 +169,7 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 			return lp_err_sys(err, rc, "cannot start a thread for the trace");
 		clock_gettime(CLOCK_REALTIME, &ts);
 		RECORD(r, LP_REC_BEGIN, ec.page, ec.seed, ts.tv_sec * UINT64_C(1000000000) + ts.tv_nsec, getpid(),
-		       conf->workers, conf->background);
+		       conf->workers, (conf->background ? LP_REC_BACKGROUND : 0) | (ec.old_shrink ? LP_REC_OLD_SHRINK : 0));
 	}
 	r->engine = lp_engine_new(&ec);
 	r->epfd = epoll_create1(EPOLL_CLOEXEC);

@@ -2,7 +2,9 @@
 /* userfaultfd ioctls, see uffd.h. Owns nothing. */
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
+#include <sys/utsname.h>
 #include <time.h>
 
 #include "restore/uffd.h"
@@ -164,4 +166,12 @@ int lp_uffd_there(int fd, uint64_t start, uint64_t len)
 	if (rc == -EAGAIN || rc == -ESRCH)
 		return rc;
 	return rc != -ENOENT;
+}
+
+bool lp_uffd_old_shrink(void)
+{
+	unsigned major, minor;
+	struct utsname u;
+
+	return uname(&u) || sscanf(u.release, "%u.%u", &major, &minor) != 2 || major < 6 || (major == 6 && minor < 16);
 }

@@ -49,6 +49,12 @@ int lp_uffd_probe(int fd, uint64_t unmapped);
 int lp_uffd_there(int fd, uint64_t start, uint64_t len);
 
 /*
+ * May UFFD_EVENT_REMAP of a move that shrinks tell the old length? Linux tells the
+ * new one since 6.16; what a distribution calls older may have it or not.
+ */
+bool lp_uffd_old_shrink(void);
+
+/*
  * For tests: from now on sleep 0 to @max_us microseconds now and then before
  * and after every ioctl and every read of messages, by chance from @seed. Opens
  * the windows between deciding and doing that a busy machine opens rarely.

@@ -19,7 +19,7 @@
 
 static const struct lp_rec_info infos[] = {
 	[LP_REC_BEGIN] = { "begin", 6, { { "page", LP_K_LEN }, { "seed", LP_K_BITS }, { "clock", LP_K_CLOCK },
-					 { "pid", LP_K_PID }, { "workers", LP_K_COUNT }, { "background", LP_K_COUNT } } },
+					 { "pid", LP_K_PID }, { "workers", LP_K_COUNT }, { "flags", LP_K_BITS } } },
 	[LP_REC_END] = { "end", 1, { RC } },
 	[LP_REC_MARK] = { "mark", 2, { { "what", LP_K_MARK }, { "value", LP_K_COUNT } } },
 

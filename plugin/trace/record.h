@@ -32,6 +32,10 @@
 #define LP_REC_HEAD 8
 #define LP_REC_MAX (LP_REC_HEAD + 10 * LP_REC_FIELDS)
 
+/* Flags of LP_REC_BEGIN. */
+#define LP_REC_BACKGROUND 1 /* it fills unasked */
+#define LP_REC_OLD_SHRINK 2 /* of struct lp_engine_conf */
+
 /* Never renumbered: what changes its fields gets a new number, and the version grows. */
 enum lp_rec_type {
 	/* The run */

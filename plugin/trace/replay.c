@@ -324,7 +324,8 @@ static int page_ok(struct lp_replay *p, uint64_t addr)
 
 static int begin(struct lp_replay *p, const struct lp_rec *r)
 {
-	struct lp_engine_conf conf = { .page = r->v[0], .seed = r->v[1], .there = there };
+	struct lp_engine_conf conf = { .page = r->v[0], .seed = r->v[1], .there = there,
+				       .old_shrink = r->v[5] & LP_REC_OLD_SHRINK };
 
 	if (p->engine)
 		return say(p, -EINVAL, "a second beginning");

@@ -281,7 +281,7 @@ void lp_rec_words(const struct lp_rec *r, char buf[LP_WORDS_MAX])
 	case LP_REC_BEGIN:
 		SAY("the daemon begins: pid %" PRId32 ", pages of " U " bytes, workers " U "%s, seed " X ", " U
 		    ".%03u s since 1970",
-		    (int32_t)v[3], v[0], v[4], v[5] ? "" : ", no background", v[1], v[2] / 1000000000,
+		    (int32_t)v[3], v[0], v[4], v[5] & LP_REC_BACKGROUND ? "" : ", no background", v[1], v[2] / 1000000000,
 		    (unsigned)(v[2] % 1000000000 / 1000000));
 		return;
 	case LP_REC_END:

@@ -399,7 +399,8 @@ static int is_there(void *host, uint64_t start, uint64_t len)
 
 struct lp_engine *md_new_engine(struct md *m)
 {
-	const struct lp_engine_conf ec = { .page = MD_PAGE, .seed = md_random(&m->kill_rng), .there = is_there };
+	const struct lp_engine_conf ec = { .page = MD_PAGE, .seed = md_random(&m->kill_rng), .there = is_there,
+					   .old_shrink = m->conf.flags & MD_OLD_SHRINK };
 	struct lp_engine *e = lp_engine_new(&ec);
 
 	if (!e)

@@ -17,6 +17,7 @@
  *   dontfork S A-B                MADV_DONTFORK
  *   kernel S A-B ... | none       what is registered there when the engine asks; at first: EAGAIN
  *   settled S                     -> yes | again
+ *   old-shrink                    first of all: a kernel whose REMAP tells the old length of a move that shrinks
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -388,15 +389,24 @@ static bool play_line(struct play *p, char *line, const char *file, unsigned no)
 
 static bool play_file(const char *file)
 {
-	const struct lp_engine_conf conf = { .page = MD_PAGE, .seed = 1, .there = there };
-	struct play p = { .e = lp_engine_new(&conf) };
+	struct lp_engine_conf conf = { .page = MD_PAGE, .seed = 1, .there = there };
+	struct play p = { .e = NULL };
 	FILE *in = fopen(file, "r");
 	char line[TEXT];
 	unsigned no = 0, i;
-	bool ok = in && p.e;
+	bool ok;
 
 	if (!in)
 		perror(file);
+	while (in && fgets(line, sizeof(line), in) && ++no && *line == '#')
+		;
+	conf.old_shrink = !strcmp(line, "old-shrink\n");
+	if (in && !conf.old_shrink) {
+		rewind(in);
+		no = 0;
+	}
+	p.e = lp_engine_new(&conf);
+	ok = in && p.e;
 	while (ok && fgets(line, sizeof(line), in))
 		ok = play_line(&p, line, file, ++no);
 	if (in)

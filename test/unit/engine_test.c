@@ -734,7 +734,7 @@ int main(void)
 		T(test_dontunmap),
 		T(test_dontunmap_at_once),
 		T(test_fixed),
-		T(test_old_shrink),
+		cmocka_unit_test_setup_teardown(test_old_shrink, setup_old, teardown),
 		T(test_late_unmap),
 		T(test_plain_late),
 		T(test_plain_not_late),

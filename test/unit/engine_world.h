@@ -53,9 +53,9 @@ static void has(struct kernel *k, const char *vmas)
 }
 
 /* Registered: pages 16..48; of them in the images: 16..40, from IMG on. */
-static int setup(void **state)
+static int setup_conf(void **state, bool old_shrink)
 {
-	const struct lp_engine_conf conf = { .page = PG, .seed = 1, .there = there };
+	const struct lp_engine_conf conf = { .page = PG, .seed = 1, .there = there, .old_shrink = old_shrink };
 	struct world *w = calloc(1, sizeof(*w));
 
 	if (!w)
@@ -66,6 +66,16 @@ static int setup(void **state)
 		return -1;
 	*state = w;
 	return 0;
+}
+
+static int setup(void **state)
+{
+	return setup_conf(state, false);
+}
+
+static int setup_old(void **state)
+{
+	return setup_conf(state, true);
 }
 
 static int teardown(void **state)
