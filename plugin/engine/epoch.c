@@ -86,11 +86,13 @@ unsigned msg_points(const struct lp_space *s, const struct lp_msg *m, uint64_t *
 			at[n++] = r.start > m->from ? r.start : m->from;
 			at[n++] = (r.end < end ? r.end : end) - page;
 		}
-		for (i = 0; i < s->nlog && n < LP_POINTS; i++) {
+		for (i = 0; i < s->nlog && n + 2 <= LP_POINTS; i++) {
 			const struct lp_msg *o = &s->log[i];
 
-			if (o->kind == MSG_REMAP && overlap(o->to, o->len, m->from, m->len))
-				at[n++] = o->to > m->from ? o->to : m->from;
+			if (o->kind != MSG_REMAP || !overlap(o->to, o->len, m->from, m->len))
+				continue;
+			at[n++] = o->to > m->from ? o->to : m->from;
+			at[n++] = (o->to + o->len < end ? o->to + o->len : end) - page;
 		}
 	}
 	return n;
