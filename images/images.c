@@ -80,6 +80,23 @@ const struct lp_task *lp_images_task(const struct lp_images *im, size_t i)
 	return &im->tasks[i];
 }
 
+const struct lp_task *lp_images_elsewhere(const struct lp_images *im, uint64_t *at)
+{
+	size_t i, k;
+
+	for (i = 0; i < lp_images_ntasks(im); i++) {
+		const struct lp_task *t = lp_images_task(im, i);
+
+		for (k = 0; k < t->nextents; k++) {
+			if (t->extents[k].kind == LP_EXT_DATA)
+				continue;
+			*at = t->extents[k].start;
+			return t;
+		}
+	}
+	return NULL;
+}
+
 const struct lp_task *lp_images_find(const struct lp_images *im, int32_t pid)
 {
 	size_t lo = 0, hi = im->ntasks, mid;

@@ -85,6 +85,11 @@ void lp_images_close(struct lp_images *im);
 size_t lp_images_ntasks(const struct lp_images *im);
 /* Tasks in the order of pstree.img; @i < lp_images_ntasks(). */
 const struct lp_task *lp_images_task(const struct lp_images *im, size_t i);
+/*
+ * The first task with pages that are not in the files but stayed with the source
+ * of a lazy dump, and *@at, where they begin; NULL: the checkpoint is whole.
+ */
+const struct lp_task *lp_images_elsewhere(const struct lp_images *im, uint64_t *at);
 /* NULL when no task has @pid. */
 const struct lp_task *lp_images_find(const struct lp_images *im, int32_t pid);
 

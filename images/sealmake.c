@@ -245,28 +245,12 @@ static int make(struct maker *m)
 	return rc;
 }
 
-/* A page that is not here cannot be vouched for. */
-static int all_here(const struct lp_images *im, struct lp_err *err)
-{
-	size_t i, k;
-
-	for (i = 0; i < lp_images_ntasks(im); i++) {
-		const struct lp_task *t = lp_images_task(im, i);
-
-		for (k = 0; k < t->nextents; k++)
-			if (t->extents[k].kind != LP_EXT_DATA)
-				return lp_err(err, -ENODATA,
-					      "pagemap-%d.img: its pages stayed with the source of a lazy dump: a checkpoint is "
-					      "sealed when it is whole",
-					      t->pid);
-	}
-	return 0;
-}
-
 int lp_seal_make(const struct lp_images *im, const char *dir, lp_seal_progress progress, void *arg,
 		 struct lp_seal_sums *sums, struct lp_err *err)
 {
 	struct maker *m = calloc(1, sizeof(*m));
+	const struct lp_task *t;
+	uint64_t at;
 	uint32_t i;
 	int rc;
 
@@ -276,7 +260,12 @@ int lp_seal_make(const struct lp_images *im, const char *dir, lp_seal_progress p
 	m->progress = progress;
 	m->arg = arg;
 	m->err = err;
-	rc = all_here(im, err);
+	/* A page that is not here cannot be vouched for. */
+	t = lp_images_elsewhere(im, &at);
+	rc = t ? lp_err(err, -ENODATA,
+			"pagemap-%d.img: its pages stayed with the source of a lazy dump: a checkpoint is sealed when it is "
+			"whole",
+			t->pid) : 0;
 	if (!rc)
 		rc = lp_images_ident(im, dir, m->h.ident, err);
 	if (!rc)

@@ -107,17 +107,10 @@ void ckpt_free(struct ckpt *c)
 /* Pages that stayed with a lazy dump are not here to be served. */
 static int whole(const struct lp_images *im, struct lp_err *err)
 {
-	size_t i, k;
+	uint64_t at;
+	const struct lp_task *t = lp_images_elsewhere(im, &at);
 
-	for (i = 0; i < lp_images_ntasks(im); i++) {
-		const struct lp_task *t = lp_images_task(im, i);
-
-		for (k = 0; k < t->nextents; k++)
-			if (t->extents[k].kind != LP_EXT_DATA)
-				return lp_err(err, -ENODATA,
-					      "pagemap-%d.img: its pages stayed with the source of a lazy dump", t->pid);
-	}
-	return 0;
+	return t ? lp_err(err, -ENODATA, "pagemap-%d.img: its pages stayed with the source of a lazy dump", t->pid) : 0;
 }
 
 static bool on_disk(const struct lp_images *im)

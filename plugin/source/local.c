@@ -360,19 +360,14 @@ static const struct lp_source_ops local_ops = {
 
 int lp_source_local_open(const struct lp_images *im, struct lp_source **out, struct lp_err *err)
 {
-	size_t i, k;
+	uint64_t at;
+	const struct lp_task *t = lp_images_elsewhere(im, &at);
 
-	for (i = 0; i < lp_images_ntasks(im); i++) {
-		const struct lp_task *t = lp_images_task(im, i);
-
-		for (k = 0; k < t->nextents; k++)
-			if (t->extents[k].kind == LP_EXT_SOURCE)
-				return lp_err(err, -ENODATA,
-					      "pagemap-%d.img: the pages at 0x%" PRIx64
-					      " stayed with the source of a lazy dump: name it with "
-					      "--page-server --address HOST --port PORT",
-					      t->pid, t->extents[k].start);
-	}
+	if (t)
+		return lp_err(err, -ENODATA,
+			      "pagemap-%d.img: the pages at 0x%" PRIx64 " stayed with the source of a lazy dump: name it with "
+			      "--page-server --address HOST --port PORT",
+			      t->pid, at);
 	return lp_source_local_part(im, out, err);
 }
 
