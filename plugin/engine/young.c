@@ -111,11 +111,29 @@ static void ask_span(struct lp_space *s, struct lp_space *c, const struct lp_msg
 		c->facts[c->nfacts++] = (struct lp_fact){ .addr = m->from, .len = JOINED, .there = rc != 0 };
 }
 
+/* Where UNMAP @m names more than we know of: the first such page, and its last. Into @at, how many. */
+static unsigned unknown_points(const struct lp_space *s, const struct lp_msg *m, uint64_t *at)
+{
+	uint64_t pos = m->from, end = m->from + m->len;
+	struct lp_range r;
+
+	if (m->kind != MSG_UNMAP || m->part)
+		return 0;
+	while (pos < end && lp_map_next(&s->v.extents, pos, &r) && r.start < end)
+		pos = r.end;
+	if (pos == m->from || pos >= end)
+		return 0;
+	at[0] = pos;
+	at[1] = end - s->engine->page;
+	return 2;
+}
+
 static int ask(struct lp_space *s, struct lp_space *c, const struct lp_msg *m)
 {
-	uint64_t at[LP_POINTS];
+	uint64_t at[LP_POINTS + 2];
 	unsigned n = msg_points(s, m, at), i;
 
+	n += unknown_points(s, m, at + n);
 	if (c->nfacts + n + 2 > c->cap_facts) {
 		size_t cap = 2 * (c->nfacts + n) + 16;
 		struct lp_fact *f = realloc(c->facts, cap * sizeof(*f));
