@@ -274,6 +274,18 @@ static bool has_grown(const struct choice *k, const struct lp_view *v, const str
 	       (lp_map_find(&v->extents, m->from - page, &r) || joined(k->c, m));
 }
 
+/*
+ * @m is taken to have been made before the fork. Has something been moved into
+ * the hole that it left, and grown there, up to @addr?
+ */
+static bool grown_in(const struct choice *k, const struct lp_view *v, const struct lp_msg *m, uint64_t addr)
+{
+	struct lp_range r;
+
+	return m->kind == MSG_UNMAP && k->c->asked && lp_map_prev(&v->extents, addr, &r) && r.end > m->from &&
+	       r.end <= addr && !lp_map_overlaps(&k->c->ghosts, r.end, addr + k->s->engine->page);
+}
+
 /* How much do the answers of the child's kernel speak against @v, which k->with leads to? */
 static unsigned facts_against(const struct choice *k, const struct lp_view *v)
 {
@@ -295,6 +307,10 @@ static unsigned facts_against(const struct choice *k, const struct lp_view *v)
 			/* What is moved is one mapping: all of it was there before, though it may have grown untold. */
 			if (k->with[j] ? has_grown(k, v, m) : m->kind == MSG_REMAP || grew_beyond(k, v, m))
 				break;
+			if (k->with[j] && grown_in(k, v, m, f->addr)) {
+				cost += COST_GREW;
+				break;
+			}
 		}
 		if (!f->there || j == k->n)
 			cost += f->there ? COST_THERE : COST_ABSENT;
