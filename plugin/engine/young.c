@@ -253,7 +253,7 @@ static bool grew_beyond(const struct choice *k, const struct lp_view *v, const s
 
 /*
  * @m is taken to have been made before the fork, and the child's kernel has the
- * beginning of what it unmapped, but not the end. Was it made afterwards, and
+ * beginning of what it unmapped, or moved away, but not the end. Was it made afterwards, and
  * the end is missing for another reason (MADV_DONTFORK)? Rather, the mapping in
  * front of it has grown into the hole before the fork, which no message tells:
  * then there are zeros. The same if it is one mapping, and has more than
@@ -265,7 +265,9 @@ static bool has_grown(const struct choice *k, const struct lp_view *v, const str
 	struct lp_range r;
 	bool there;
 
-	if (m->kind != MSG_UNMAP || m->from < page || lp_map_find(&v->extents, m->from, &r))
+	if (m->kind != MSG_UNMAP && !m->vacates)
+		return false;
+	if (m->from < page || lp_map_find(&v->extents, m->from, &r))
 		return false;
 	if (grew_beyond(k, v, m))
 		return true;
