@@ -2,11 +2,10 @@
 /* userfaultfd ioctls, see uffd.h. Owns nothing. */
 #include <errno.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <sys/ioctl.h>
-#include <sys/utsname.h>
 #include <time.h>
 
+#include "base/kernel.h"
 #include "restore/uffd.h"
 
 #ifndef UFFDIO_POISON /* Linux 6.6 */
@@ -170,8 +169,5 @@ int lp_uffd_there(int fd, uint64_t start, uint64_t len)
 
 bool lp_uffd_old_shrink(void)
 {
-	unsigned major, minor;
-	struct utsname u;
-
-	return uname(&u) || sscanf(u.release, "%u.%u", &major, &minor) != 2 || major < 6 || (major == 6 && minor < 16);
+	return lp_kernel_before(6, 16);
 }

@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
+#include "base/kernel.h"
 #include "sandbox/internal.h"
 
 #define R(role) (1u << LP_ROLE_OF_##role)
@@ -32,14 +32,9 @@ static const struct {
 
 static bool wanted(size_t i, enum lp_role role)
 {
-	unsigned major = 0, minor = 0;
-	struct utsname u;
-
 	if (!(caps[i].roles & (1u << role)))
 		return false;
-	if (!caps[i].before_6_6)
-		return true;
-	return uname(&u) || sscanf(u.release, "%u.%u", &major, &minor) != 2 || major < 6 || (major == 6 && minor < 6);
+	return !caps[i].before_6_6 || lp_kernel_before(6, 6);
 }
 
 int caps_drop(enum lp_role role)

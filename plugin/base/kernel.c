@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* See kernel.h. Owns nothing. */
+#include <stdio.h>
+#include <sys/utsname.h>
+
+#include "base/kernel.h"
+
+bool lp_kernel_before(unsigned major, unsigned minor)
+{
+	unsigned a, b;
+	struct utsname u;
+
+	return uname(&u) || sscanf(u.release, "%u.%u", &a, &b) != 2 || a < major || (a == major && b < minor);
+}
