@@ -132,6 +132,59 @@ int lp_space_unmap(struct lp_space *s, uint64_t start, uint64_t end);
 void lp_space_exit(struct lp_space *s);
 
 /*
+ * ---- The book ---------------------------------------------------------------
+ *
+ * Messages do not tell in which order the kernel made the changes, nor of
+ * mappings that grow. A host that can watch the kernel itself (plugin/ledger)
+ * keeps a *book* of a space: its changes, in the order in which they were made.
+ * At a settled moment the engine goes by the book if it explains all messages
+ * that were read, each once; else, and without a book, it guesses as described
+ * in epoch.c.
+ *
+ * What was entered by the time of the probe that found the moment settled is all
+ * that its messages are about: the kernel counts a message as under way before the
+ * change that it tells of can be entered. So: read all messages, enter all
+ * changes, probe, lp_space_settled().
+ */
+enum lp_change_kind {
+	LP_CHANGE_UNMAP = 1, /* [from, from + len): munmap(), mmap(MAP_FIXED), brk() */
+	LP_CHANGE_REMAP,     /* mremap(from, len, to_len, flags, to) */
+	LP_CHANGE_FORK,	     /* to: the name of the child's book */
+	LP_CHANGE_DONTFORK,  /* madvise(from, len, ...), and so on */
+	LP_CHANGE_DOFORK,
+	LP_CHANGE_WIPE,
+	LP_CHANGE_KEEP,
+	LP_CHANGE_REMOVE, /* madvise(from, len, MADV_DONTNEED) and its like sends REMOVE; to: the number of this, see lp_space_call() */
+};
+#define LP_CHANGE_LAST LP_CHANGE_REMOVE
+
+/* Flags of REMAP. The first three are those of mremap(). */
+#define LP_REMAP_MAYMOVE 1
+#define LP_REMAP_FIXED 2     /* to is where */
+#define LP_REMAP_DONTUNMAP 4
+#define LP_REMAP_GREW 8	     /* the space has to_len - len more than before */
+
+/* As the kernel was asked; it may have refused. Whole pages. */
+struct lp_change {
+	enum lp_change_kind kind;
+	unsigned flags;
+	uint64_t from, len, to, to_len;
+};
+
+/* From now on all changes of @s are entered. @name: not 0; what the FORK that a child came from calls it. */
+void lp_space_book(struct lp_space *s, uint64_t name);
+uint64_t lp_space_book_name(const struct lp_space *s);
+/* Does @c have to be entered? If not, it changes nothing that the engine knows of. */
+bool lp_space_concerned(const struct lp_space *s, const struct lp_change *c);
+int lp_space_changed(struct lp_space *s, const struct lp_change *c);
+/* The next REMOVE that is read of @s was sent by LP_CHANGE_REMOVE @number; without this, nobody knows by which. */
+void lp_space_call(struct lp_space *s, uint64_t number);
+/* Some that were entered wait for a settled moment, with messages or without. No hurry. */
+bool lp_space_booked(const struct lp_space *s);
+/* Some changes were not entered: until the next settled moment the engine does without. */
+void lp_space_book_lost(struct lp_space *s);
+
+/*
  * A layout event moves the ground under threads that wait for a page: the
  * caller must wake (UFFDIO_WAKE) each page address handed out here, so that
  * they look again. To be drained after every layout event.
@@ -226,6 +279,8 @@ bool lp_space_registered(const struct lp_space *s, uint64_t start, uint64_t end)
 bool lp_space_peek(const struct lp_space *s, uint64_t addr, uint64_t *img, uint32_t *obj);
 /* Would a fault at @addr be held back (LP_LATER)? For tests. */
 bool lp_space_doubtful(const struct lp_space *s, uint64_t addr);
+/* Settled moments with messages, so far: those explained by the book, and those that had to be guessed. */
+void lp_engine_settlings(const struct lp_engine *e, uint64_t *booked, uint64_t *guessed);
 /* Ranges in memory, for statistics. */
 size_t lp_engine_nodes(const struct lp_engine *e);
 

@@ -698,12 +698,30 @@ static void commit(struct lp_space *s, struct lp_view *v)
 	lp_map_clear(&s->engine->pool, &s->named);
 }
 
+/* The log in the likeliest order, into p->best_view and the children's views. */
+static int guess(struct plan *p, const struct lp_view *base, const struct lp_view *claimed)
+{
+	struct lp_space *s = p->s;
+	size_t i;
+	int rc;
+
+	log_pair(s->log, p->n, s->due, s->engine->old_shrink);
+	rc = order(p, base);
+	if (!rc)
+		rc = find_grown(p, base);
+	for (i = 0; i < p->n && !rc; i++)
+		if (s->log[i].kind == MSG_FORK && s->log[i].child)
+			rc = young_choose(s, i, claimed, p->best, p->nbest);
+	return rc;
+}
+
 int epoch_end(struct lp_space *s, bool force)
 {
 	struct lp_pool *pool = &s->engine->pool;
 	struct plan p = { .s = s, .force = force, .n = s->nlog, .node = 1 + s->nlog / 16,
 			  .best_cost = UINT_MAX };
 	struct lp_view base = { .extents.root = NULL }, claimed = { .extents.root = NULL };
+	bool booked = false;
 	size_t i;
 	int rc;
 
@@ -717,21 +735,20 @@ int epoch_end(struct lp_space *s, bool force)
 	rc = waiters_reserve(s);
 	/* What is claimed no message has named: it stays where it is. */
 	view_clone(&base, &s->v);
-	if (!rc) {
-		log_pair(s->log, p.n, s->due, s->engine->old_shrink);
-		rc = order(&p, &base);
-	}
-	if (!rc)
-		rc = find_grown(&p, &base);
-	if (!rc && s->due && !force)
-		rc = young_catch_up(s, &p.best_view);
 	if (!rc && s->forked)
 		rc = base_view(s, &claimed);
-	for (i = 0; i < p.n && !rc; i++)
-		if (s->log[i].kind == MSG_FORK && s->log[i].child)
-			rc = young_choose(s, i, &claimed, p.best, p.nbest);
+	if (!rc)
+		rc = book_explain(s, &base, &claimed, &p.best_view, &booked);
+	if (!rc && !booked)
+		rc = guess(&p, &base, &claimed);
+	if (!rc && s->due && !force)
+		rc = young_catch_up(s, &p.best_view);
 	if (!rc) {
+		if (p.n)
+			*(booked ? &s->engine->booked : &s->engine->guessed) += 1;
 		commit(s, &p.best_view);
+		book_close(s);
+		s->book_lost = force && s->book_name; /* what is entered from now on may be of messages from before */
 		if (!force)
 			s->due = false;
 	} else {
@@ -757,5 +774,5 @@ bool lp_space_unsettled(const struct lp_space *s)
 
 int lp_space_settled(struct lp_space *s)
 {
-	return lp_space_unsettled(s) ? epoch_end(s, false) : 0;
+	return lp_space_unsettled(s) || lp_space_booked(s) ? epoch_end(s, false) : 0;
 }

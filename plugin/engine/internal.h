@@ -31,6 +31,7 @@ struct lp_msg {
 	bool grown;		/* REMAP: nothing that we knew of was at the old place */
 	uint64_t from, to, len; /* to: of REMAP */
 	uint64_t told;		/* REMAP: the length that the message tells, see log_pair() */
+	uint64_t call;		/* REMOVE: the number of the change in the book, or 0 */
 	struct lp_space *child; /* of FORK; NULL: has ended */
 };
 
@@ -65,6 +66,13 @@ struct lp_space {
 	struct lp_map named; /* places that messages in the log are about; img and obj mean nothing */
 	bool forked;	     /* there is a FORK in the log */
 
+	/* The kernel's order, see book.c; 0: there is none. */
+	uint64_t book_name;
+	struct lp_change *book; /* entered since the last settled moment */
+	size_t nbook, cap_book;
+	bool book_lost; /* some of them were not */
+	uint64_t call;	/* of the REMOVE that comes next */
+
 	/* Of a young child: */
 	struct lp_space *parent;
 	struct lp_fact *facts;
@@ -87,6 +95,7 @@ struct lp_space {
 	uint64_t stalled_until;
 	unsigned generation;	/* 0: a task of the checkpoint, else a child of a fork */
 	bool dead, broken;
+	bool ending; /* lp_space_exit(): no message will come any more */
 };
 
 struct lp_flight {
@@ -105,6 +114,7 @@ struct lp_engine {
 	uint64_t nflights; /* claimed so far */
 	int (*there)(void *host, uint64_t start, uint64_t len);
 	bool old_shrink;
+	uint64_t booked, guessed; /* settled moments */
 	struct lp_space *ring; /* any space, or NULL */
 	struct lp_space *turn; /* whose turn it is in the background */
 	struct lp_space *hot;  /* where the last fault was, or NULL */
@@ -147,6 +157,8 @@ int view_add_extent(struct lp_pool *pool, struct lp_view *v, uint64_t start, uin
 int view_unmap(struct lp_pool *pool, struct lp_view *v, uint64_t start, uint64_t end);
 /* @vacates: the old place is gone; else (MREMAP_DONTUNMAP) it reads as zeros. */
 int view_remap(struct lp_pool *pool, struct lp_view *v, uint64_t from, uint64_t to, uint64_t len, bool vacates);
+/* The mapping in front of @start has grown up to @end: that reads as zeros. */
+int view_grow(struct lp_pool *pool, struct lp_view *v, uint64_t start, uint64_t end);
 int view_inherit(struct lp_pool *pool, struct lp_view *v);
 
 /* The kernel of a child has something where nothing should be; or it has grown there. The others are in epoch.c. */
@@ -183,6 +195,19 @@ unsigned msg_violation(const struct lp_view *v, const struct lp_msg *m);
 unsigned msg_points(const struct lp_space *s, const struct lp_msg *m, uint64_t *at);
 /* Ask the kernel of @s, if it was not asked before; there is room for the answer. 0 or -EAGAIN. */
 int fact_ask(const struct lp_space *s, uint64_t addr, struct lp_fact *facts, size_t *n);
+
+/* book.c */
+/*
+ * Does the book of @s explain its log? Then *@explained, and @out and the views of
+ * the children in the log are filled in. @base: what the space had at the last
+ * settled moment; @claimed: the same, and what was in flight.
+ */
+int book_explain(struct lp_space *s, const struct lp_view *base, const struct lp_view *claimed, struct lp_view *out,
+		 bool *explained);
+/* May a change that was entered be newer than REMOVE of [start, end), or older, and does that matter? */
+bool book_touches(const struct lp_space *s, uint64_t start, uint64_t end);
+/* All that was entered is dealt with, or of no use any more. */
+void book_close(struct lp_space *s);
 
 /* young.c */
 /* FORK was read: ask the kernel of the new child @c about everything in the log, and for its mappings. */

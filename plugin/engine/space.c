@@ -52,6 +52,7 @@ void lp_space_free(struct lp_space *s)
 	lp_space_exit(s);
 	ring_del(s);
 	free(s->log);
+	free(s->book);
 	free(s->waiters);
 	free(s->wakes);
 	free(s);
@@ -114,15 +115,17 @@ int lp_space_unmap(struct lp_space *s, uint64_t start, uint64_t end)
  * Read before the zap: from now on the range is zeros, whatever is in flight.
  * No settled moment is needed where no message in the log is about the place:
  * the zap comes after the reading, so it is newer than all that was read before,
- * and a place cannot have changed hands without a message that was read before.
+ * and a place cannot have changed hands without a message that was read before;
+ * unless something has grown there, which the book tells.
  */
 int lp_space_remove(struct lp_space *s, uint64_t start, uint64_t end)
 {
-	struct lp_msg m = { .kind = MSG_REMOVE, .from = start, .len = end - start };
+	struct lp_msg m = { .kind = MSG_REMOVE, .from = start, .len = end - start, .call = s->call };
 
+	s->call = 0;
 	if (s->dead || start >= end)
 		return 0;
-	if (frozen(s) || lp_map_overlaps(&s->named, start, end))
+	if (frozen(s) || lp_map_overlaps(&s->named, start, end) || book_touches(s, start, end))
 		return log_add(s, &m);
 	if (s->broken)
 		return -ENOTRECOVERABLE;
@@ -167,8 +170,9 @@ void lp_space_exit(struct lp_space *s)
 	struct lp_pool *pool = &s->engine->pool;
 	size_t i;
 
+	s->ending = true;
 	/* Its children live on: no better moment will come to tell what they have. */
-	if (s->nlog && !s->broken && epoch_end(s, true)) {
+	if (s->forked && !s->broken && epoch_end(s, true)) {
 		for (i = 0; i < s->nlog; i++) {
 			if (!s->log[i].child)
 				continue;
@@ -176,7 +180,7 @@ void lp_space_exit(struct lp_space *s)
 			young_leave(s->log[i].child);
 		}
 	}
-	s->nlog = 0;
+	s->nlog = s->nbook = 0;
 	s->due = s->forked = false;
 	lp_map_clear(pool, &s->named);
 	s->dead = true;

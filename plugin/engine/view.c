@@ -81,6 +81,20 @@ int view_remap(struct lp_pool *pool, struct lp_view *v, uint64_t from, uint64_t 
 	return rc ? rc : view_add_extent(pool, v, to, to + len);
 }
 
+int view_grow(struct lp_pool *pool, struct lp_view *v, uint64_t start, uint64_t end)
+{
+	struct lp_range r;
+	int rc = view_unmap(pool, v, start, end);
+
+	if (!rc)
+		rc = view_add_extent(pool, v, start, end);
+	/* What children lack of a mapping, they lack of what it grows by. */
+	if (rc || !start || !lp_map_find(&v->wiped, start - 1, &r))
+		return rc;
+	r = (struct lp_range){ start, end, start, r.obj };
+	return lp_map_insert(pool, &v->wiped, &r);
+}
+
 /* MADV_WIPEONFORK and MADV_DONTFORK come true: @v becomes that of a child. */
 int view_inherit(struct lp_pool *pool, struct lp_view *v)
 {

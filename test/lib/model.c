@@ -24,6 +24,11 @@ unsigned md_pick(struct md *m, unsigned n)
 	return v % n;
 }
 
+void md_task_clear(struct md_task *t)
+{
+	*t = (struct md_task){ .m = t->m, .pg = t->pg, .entries = t->entries, .cap_entries = t->cap_entries };
+}
+
 static uint64_t addr_of(unsigned page)
 {
 	return MD_BASE + page * MD_PAGE;
@@ -141,7 +146,7 @@ static bool finish_flight(struct md *m, unsigned i)
 	if (lp_space_dead(s) && !lp_space_flights(s)) {
 		lp_space_free(s);
 		md_cell(m, CELL_FREE, t, 0, 0, 0, 0);
-		*t = (struct md_task){ .m = t->m, .pg = t->pg };
+		md_task_clear(t);
 	}
 	return true;
 }
@@ -209,6 +214,20 @@ static bool touch(struct md *m, struct md_task *t, struct md_thread *th, unsigne
 	return host_fault(m, t, page);
 }
 
+bool md_enter(struct md *m, struct md_task *t)
+{
+	size_t i;
+
+	for (i = 0; i < t->nentries; i++) {
+		if (lp_space_concerned(t->space, &t->entries[i]))
+			md_change_cell(m, t, &t->entries[i]);
+		if (lp_space_changed(t->space, &t->entries[i]))
+			return md_differ(m, md_task_no(m, t), "a change says no memory");
+	}
+	t->nentries = 0;
+	return true;
+}
+
 /* The host sees a settled moment, if it is one. */
 static bool observe(struct md *m, struct md_task *t)
 {
@@ -216,7 +235,11 @@ static bool observe(struct md *m, struct md_task *t)
 	unsigned i;
 	int rc;
 
-	if (t->changing || !t->alive || !lp_space_unsettled(t->space))
+	if (!t->alive)
+		return true;
+	if ((!t->changing || !md_pick(m, 4)) && !md_enter(m, t))
+		return false;
+	if (t->changing || (!lp_space_unsettled(t->space) && !lp_space_booked(t->space)))
 		return true;
 	/* It may begin to change its layout in the middle of the questions: then nothing has happened. */
 	if (!(md_random(&m->kill_rng) >> 32 & 3))
@@ -289,6 +312,8 @@ static bool apply(struct md *m, struct md_task *t, struct md_thread *th)
 	int rc = 0;
 
 	md_note(m, names[e->kind], md_task_no(m, t), th - t->th, e->a, e->len, e->to);
+	if (!md_enter(m, t))
+		return false;
 	md_call(m);
 	switch (e->kind) {
 	case EV_FORK:
@@ -297,6 +322,10 @@ static bool apply(struct md *m, struct md_task *t, struct md_thread *th)
 		c->alive = !rc;
 		if (!rc)
 			md_cell(m, CELL_FORK, t, e->to, 0, 0, 0);
+		if (!rc && c->book) {
+			lp_space_book(c->space, c->book);
+			md_cell(m, CELL_BOOK, c, c->book, 0, 0, 0);
+		}
 		if (!rc && (!lp_space_young(c->space) || lp_space_unsettled(c->space)))
 			return md_differ(m, e->to, "a new child is not young");
 		break;
@@ -305,8 +334,10 @@ static bool apply(struct md *m, struct md_task *t, struct md_thread *th)
 		md_cell(m, CELL_REMAP, t, a, addr_of(e->to), end - a, 0);
 		break;
 	case EV_REMOVE:
+		if (t->book)
+			lp_space_call(t->space, e->to);
 		rc = lp_space_remove(t->space, a, end);
-		md_cell(m, CELL_REMOVE, t, a, end, 0, 0);
+		md_cell(m, CELL_REMOVE, t, a, end, t->book ? e->to : 0, 0);
 		break;
 	case EV_UNMAP:
 		rc = lp_space_unmap(t->space, a, end);
@@ -414,11 +445,18 @@ static bool populate(struct md *m, struct md_task *t)
 	unsigned i = 0, len, k;
 	int rc = 0;
 
-	*t = (struct md_task){ .used = true, .alive = true, .m = t->m, .pg = t->pg, .pages = m->conf.pages };
+	md_task_clear(t);
+	t->used = t->alive = true;
+	t->pages = m->conf.pages;
 	memset(t->pg, 0, m->conf.pages * sizeof(*t->pg));
 	if (lp_space_new(m->engine, t, &t->space))
 		return md_differ(m, -1, "no memory for a space");
 	md_cell(m, CELL_NEW, t, 0, 0, 0, 0);
+	if (m->flags & MD_BOOK) {
+		t->book = ++m->books;
+		lp_space_book(t->space, t->book);
+		md_cell(m, CELL_BOOK, t, t->book, 0, 0, 0);
+	}
 	while (i < m->conf.pages) {
 		bool wiped = !md_pick(m, 12), dontfork = !md_pick(m, 12) && m->flags & (MD_DONTFORK | MD_UNTOLD);
 		bool told = dontfork && m->flags & MD_DONTFORK && (!(m->flags & MD_UNTOLD) || md_pick(m, 2));
@@ -439,7 +477,11 @@ static bool populate(struct md *m, struct md_task *t)
 		if (dontfork && told) {
 			rc |= lp_space_add_dontfork(t->space, addr_of(start), addr_of(i));
 			md_cell(m, CELL_DONTFORK, t, addr_of(start), addr_of(i), 0, 0);
-		} else if (wiped) {
+		} else if (dontfork) {
+			md_made(t, (struct lp_change){ .kind = LP_CHANGE_DONTFORK, .from = addr_of(start),
+						       .len = addr_of(i) - addr_of(start) });
+		}
+		if (wiped && !(dontfork && told)) {
 			rc |= lp_space_add_wiped(t->space, addr_of(start), addr_of(i));
 			md_cell(m, CELL_WIPED, t, addr_of(start), addr_of(i), 0, 0);
 		}
@@ -480,7 +522,7 @@ static void clear_world(struct md *m)
 	for (i = 0; i < MD_MAX_TASKS; i++) {
 		if (m->task[i].space)
 			lp_space_free(m->task[i].space);
-		m->task[i] = (struct md_task){ .m = m->task[i].m, .pg = m->task[i].pg };
+		md_task_clear(&m->task[i]);
 	}
 }
 
@@ -657,8 +699,10 @@ void md_free(struct md *m)
 	unsigned i;
 
 	clear_world(m);
-	for (i = 0; i < MD_MAX_TASKS; i++)
+	for (i = 0; i < MD_MAX_TASKS; i++) {
 		free(m->task[i].pg);
+		free(m->task[i].entries);
+	}
 	lp_engine_free(m->engine);
 	md_journal_free(m);
 	free(m);
@@ -725,6 +769,13 @@ void md_print_last(const struct md *m, FILE *out)
 		fprintf(out, "  step %" PRIu64 ": task %u thread %u: %s page %u, %u pages -> %u\n", e->step, e->task,
 			e->thread, e->what, e->a, e->b, e->c);
 	}
+}
+
+void md_settlings(const struct md *m, uint64_t *booked, uint64_t *guessed)
+{
+	lp_engine_settlings(m->engine, booked, guessed);
+	*booked += m->booked;
+	*guessed += m->guessed;
 }
 
 void md_counts(const struct md *m, uint64_t *events, uint64_t *fills, uint64_t *faults, uint64_t *kills)

@@ -49,6 +49,9 @@
 #define MD_FORK_DEEP 0x100  /* a fork overtaken by REMOVE or MREMAP_DONTUNMAP; young children change */
 #define MD_GHOST_RACES 0x200 /* what was moved over a DONTFORK place moves on before a settled moment */
 #define MD_HOLLOW_RACES 0x400 /* what MREMAP_DONTUNMAP left is moved too, another thread moves there */
+#define MD_BOOK 0x4000 /* the host enters all changes in the order of the kernel: then nothing is a guess */
+#define MD_ANYTHING                                                                                          \
+	(MD_BOOK | MD_MIXED | MD_DEEP_RACES | MD_GROW_RACES | MD_FORK_DEEP | MD_GHOST_RACES | MD_HOLLOW_RACES)
 #define MD_NO_RACES 0x20    /* one message at a time */
 
 struct md_conf {
@@ -79,6 +82,8 @@ const char *md_error(const struct md *m);
 void md_print_last(const struct md *m, FILE *out);
 /* Messages delivered, pages filled, faults, deaths of the host: for the summary. */
 void md_counts(const struct md *m, uint64_t *events, uint64_t *fills, uint64_t *faults, uint64_t *kills);
+/* Settled moments that the book explained, and that were guessed. */
+void md_settlings(const struct md *m, uint64_t *booked, uint64_t *guessed);
 
 /* The generator of all scenario programs: repeatable by its seed. */
 static inline uint64_t md_random(uint64_t *rng)

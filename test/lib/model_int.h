@@ -37,7 +37,7 @@ enum md_kind { EV_FORK, EV_REMAP, EV_REMOVE, EV_UNMAP };
 
 struct md_event {
 	enum md_kind kind;
-	unsigned a, len, to; /* pages; FORK: `to` is the child */
+	unsigned a, len, to; /* pages; FORK: `to` is the child; REMOVE: the number of the change */
 };
 
 enum md_thread_state { RUN, BLOCKED, FAULT, AGAIN }; /* again: woken, will touch its page once more */
@@ -61,6 +61,9 @@ struct md_task {
 	unsigned changing; /* messages not yet done: fills say EAGAIN */
 	unsigned unread;
 	struct md_thread th[MD_MAX_THREADS];
+	uint64_t book; /* its name, or 0 */
+	struct lp_change *entries; /* made, not entered yet */
+	size_t nentries, cap_entries;
 	struct md_page *pg;
 };
 
@@ -72,7 +75,7 @@ struct md_note {
 
 enum md_cell_kind {
 	CELL_NEW, CELL_EXTENT, CELL_MISSING, CELL_WIPED, CELL_DONTFORK, CELL_FORK, CELL_REMAP,
-	CELL_REMOVE, CELL_UNMAP, CELL_SETTLED, CELL_EXIT, CELL_FREE, CELL_DONE
+	CELL_REMOVE, CELL_UNMAP, CELL_SETTLED, CELL_EXIT, CELL_FREE, CELL_DONE, CELL_BOOK, CELL_CHANGE
 };
 
 struct md_cell {
@@ -81,6 +84,7 @@ struct md_cell {
 	uint32_t obj;
 	unsigned nanswers; /* that it takes */
 	uint64_t a, b, c;
+	struct lp_change change;
 };
 
 struct md_journal {
@@ -108,11 +112,19 @@ struct md {
 	bool replaying;
 	uint64_t kill_rng, kills;
 	uint32_t vmas; /* numbers given out */
+	uint64_t books, calls;
+	uint64_t booked, guessed; /* of engines that were killed */
 	unsigned vacated; /* a page that was left while messages were unread, or 0 */
 	char error[256];
 };
 
 unsigned md_pick(struct md *m, unsigned n);
+/* An empty place for a task. */
+void md_task_clear(struct md_task *t);
+/* The kernel of @t has made @c. */
+void md_made(struct md_task *t, struct lp_change c);
+/* What the kernel has made is entered, as far as the host has come. */
+bool md_enter(struct md *m, struct md_task *t);
 void md_note(struct md *m, const char *what, unsigned task, unsigned thread, unsigned a, unsigned b, unsigned c);
 /* Task @bad (or -1) shows a difference. Always false. */
 bool md_differ(struct md *m, int bad, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
@@ -132,6 +144,8 @@ int md_replayed_answer(struct md *m);
 /* The call has succeeded; or something else that the journal keeps has happened. */
 void md_cell(struct md *m, enum md_cell_kind kind, const struct md_task *t, uint64_t a, uint64_t b, uint64_t c,
 	     uint32_t obj);
+/* @c of @t was entered. */
+void md_change_cell(struct md *m, const struct md_task *t, const struct lp_change *c);
 void md_journal_clear(struct md *m);
 void md_journal_free(struct md *m);
 /* The host dies, the next one goes on. False: not where the old one was. */

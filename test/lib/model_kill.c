@@ -48,8 +48,15 @@ void md_cell(struct md *m, enum md_cell_kind kind, const struct md_task *t, uint
 	struct md_journal *j = &m->j;
 
 	grow((void **)&j->cells, j->n, &j->cap, sizeof(*j->cells));
-	j->cells[j->n++] = (struct md_cell){ kind, md_task_no(m, t), obj, j->nanswers - j->used, a, b, c };
+	j->cells[j->n++] = (struct md_cell){ .kind = kind, .task = md_task_no(m, t), .obj = obj,
+					      .nanswers = j->nanswers - j->used, .a = a, .b = b, .c = c };
 	j->used = j->nanswers;
+}
+
+void md_change_cell(struct md *m, const struct md_task *t, const struct lp_change *c)
+{
+	md_cell(m, CELL_CHANGE, t, 0, 0, 0, 0);
+	m->j.cells[m->j.n - 1].change = *c;
 }
 
 void md_journal_clear(struct md *m)
@@ -95,6 +102,7 @@ static int give(struct md *m, const struct md_cell *c, struct lp_space **sp)
 	case CELL_REMAP:
 		return lp_space_remap(s, c->a, c->b, c->c);
 	case CELL_REMOVE:
+		lp_space_call(s, c->c);
 		return lp_space_remove(s, c->a, c->b);
 	case CELL_UNMAP:
 		return lp_space_unmap(s, c->a, c->b);
@@ -109,6 +117,11 @@ static int give(struct md *m, const struct md_cell *c, struct lp_space **sp)
 		return 0;
 	case CELL_DONE:
 		return lp_space_filled(s, c->a, c->b);
+	case CELL_BOOK:
+		lp_space_book(s, c->a);
+		return 0;
+	case CELL_CHANGE:
+		return lp_space_changed(s, &c->change);
 	}
 	return -EINVAL;
 }
@@ -152,7 +165,7 @@ bool md_kill(struct md *m)
 	struct lp_space *sp[MD_MAX_TASKS] = { NULL };
 	struct lp_engine *old = m->engine;
 	struct md_journal *j = &m->j;
-	uint64_t addr;
+	uint64_t addr, booked, guessed;
 	size_t i;
 
 	j->used = j->nanswers; /* of a call that failed */
@@ -186,9 +199,15 @@ bool md_kill(struct md *m)
 		if (t->space && lp_space_dead(t->space)) {
 			lp_space_free(t->space);
 			md_cell(m, CELL_FREE, t, 0, 0, 0, 0);
-			*t = (struct md_task){ .m = t->m, .pg = t->pg };
+			md_task_clear(t);
 		}
 	}
+	lp_engine_settlings(old, &booked, &guessed);
+	m->booked += booked;
+	m->guessed += guessed;
+	lp_engine_settlings(m->engine, &booked, &guessed); /* those were the same */
+	m->booked -= booked;
+	m->guessed -= guessed;
 	lp_engine_free(old);
 	fault_again(m);
 	m->kills++;

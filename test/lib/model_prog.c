@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* The programs of the model: what threads do, and the messages that it leaves. See model.h. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "test/lib/model_int.h"
@@ -22,6 +23,24 @@ static void md_post(struct md *m, struct md_task *t, struct md_thread *th, enum 
 	th->q[th->n++] = (struct md_event){ kind, a, len, to };
 	t->changing++;
 	t->unread++;
+}
+
+void md_made(struct md_task *t, struct lp_change c)
+{
+	if (!t->book)
+		return;
+	if (t->nentries == t->cap_entries) {
+		t->cap_entries = 2 * t->cap_entries + 16;
+		t->entries = realloc(t->entries, t->cap_entries * sizeof(*t->entries));
+		if (!t->entries)
+			abort();
+	}
+	t->entries[t->nentries++] = c;
+}
+
+static uint64_t at(unsigned page)
+{
+	return MD_BASE + page * MD_PAGE;
 }
 
 /* ---- What threads do ----------------------------------------------------- */
@@ -240,6 +259,7 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 {
 	unsigned tid = th - t->th, from, to, len = own_range(m, t, tid, true, &from), keep = len, grow = 0, i;
 	bool dontunmap = false, fixed = false, dest_reg = false;
+	unsigned flags;
 	struct md_page tmp[MD_MAX_PAGES / 16];
 
 	if (!len || len > MD_MAX_PAGES / 16)
@@ -295,6 +315,12 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 	for (i = 0; i < keep; i++)
 		th->grown = th->grown || t->pg[from + i].unnamed;
 	md_note(m, dontunmap ? "mremap DONTUNMAP" : fixed ? "mremap FIXED" : "mremap", md_task_no(m, t), tid, from, keep, to);
+	flags = LP_REMAP_MAYMOVE | (dontunmap ? LP_REMAP_DONTUNMAP : 0) | (grow ? LP_REMAP_GREW : 0);
+	/* Without growing, only where it is told to. */
+	if (fixed || (!grow && (!dontunmap || from & 1)))
+		flags |= LP_REMAP_FIXED;
+	md_made(t, (struct lp_change){ LP_CHANGE_REMAP, flags, at(from), len * MD_PAGE,
+				       flags & LP_REMAP_FIXED ? at(to) : 0, (keep + grow) * MD_PAGE });
 	dest_reg = fixed && any_reg(t, to, keep);
 	if (dest_reg)
 		md_post(m, t, th, EV_UNMAP, to, keep, 0);
@@ -313,7 +339,8 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 		was_reused = reused;
 		if (reused && (m->flags & MD_MOVED_RACES) && only_unmap_left(m, t, to + i))
 			reused = false;
-		*p = i < keep ? tmp[i] : (struct md_page){ .state = REG, .wiped = tmp[keep - 1].wiped };
+		*p = i < keep ? tmp[i] : (struct md_page){ .state = REG, .wiped = tmp[keep - 1].wiped,
+											  .dontfork = t->book && tmp[keep - 1].dontfork };
 		p->vma = m->vmas;
 		p->unnamed = i >= keep;
 		p->hollow = false;
@@ -346,6 +373,7 @@ static void op_unmap(struct md *m, struct md_task *t, struct md_thread *th)
 	if (!len || !may_unmap(m, t, a, len) || !once(m, t, a, len) || (fork_arrived(m, t, a, len) && !(m->flags & MD_FORK_DEEP)))
 		return;
 	md_note(m, map ? "mmap FIXED" : "munmap", md_task_no(m, t), th - t->th, a, len, 0);
+	md_made(t, (struct lp_change){ .kind = LP_CHANGE_UNMAP, .from = at(a), .len = len * MD_PAGE });
 	if (any_reg(t, a, len))
 		md_post(m, t, th, EV_UNMAP, a, len, 0);
 	vacate(m, t, a, len, false);
@@ -360,7 +388,8 @@ static void op_dontneed(struct md *m, struct md_task *t, struct md_thread *th)
 	if (!len || (fork_is_unread(m, t) && !(m->flags & MD_FORK_DEEP)))
 		return;
 	md_note(m, "dontneed", md_task_no(m, t), th - t->th, a, len, 0);
-	md_post(m, t, th, EV_REMOVE, a, len, 0);
+	md_made(t, (struct lp_change){ .kind = LP_CHANGE_REMOVE, .from = at(a), .len = len * MD_PAGE, .to = ++m->calls });
+	md_post(m, t, th, EV_REMOVE, a, len, m->calls);
 }
 
 /* Growing in place and plain mappings: no messages. */
@@ -397,8 +426,12 @@ static void op_silent(struct md *m, struct md_task *t, struct md_thread *th)
 				break;
 			t->pg[i] = (struct md_page){ .state = REG, .vma = t->pg[i - 1].vma, .owner = tid,
 						  .wiped = t->pg[i - 1].wiped, .reused = t->pg[i].reused, .unnamed = true,
-						  .phantom = t->pg[i].phantom, .ghost = t->pg[i].phantom };
+						  .phantom = t->pg[i].phantom, .ghost = t->pg[i].phantom,
+						  .dontfork = t->book && t->pg[i - 1].dontfork };
 		}
+		if (i > a + len)
+			md_made(t, (struct lp_change){ LP_CHANGE_REMAP, LP_REMAP_GREW | (i & 1), at(a + len - 1), MD_PAGE, 0,
+						       (i - (a + len) + 1) * MD_PAGE });
 	}
 }
 
@@ -432,7 +465,14 @@ static void op_fork(struct md *m, struct md_task *t, struct md_thread *th)
 							 (o->grown && !(m->flags & MD_GROW_RACES))))
 				return;
 	}
-	*c = (struct md_task){ .used = true, .m = c->m, .pg = c->pg, .pages = m->conf.pages, .child = true, .parent = md_task_no(m, t) };
+	md_task_clear(c);
+	c->used = c->child = true;
+	c->pages = m->conf.pages;
+	c->parent = md_task_no(m, t);
+	if (t->book) {
+		c->book = ++m->books;
+		md_made(t, (struct lp_change){ .kind = LP_CHANGE_FORK, .to = c->book });
+	}
 	memcpy(c->pg, t->pg, m->conf.pages * sizeof(*c->pg));
 	md_forget_reused(m, c);
 	for (i = 0; i < m->conf.pages; i++) {
@@ -457,6 +497,8 @@ static bool op_exit(struct md *m, struct md_task *t)
 	if (t->changing)
 		return true;
 	md_note(m, "exit", md_task_no(m, t), 0, 0, 0, 0);
+	if (!md_enter(m, t))
+		return false;
 	md_call(m);
 	lp_space_exit(t->space);
 	md_cell(m, CELL_EXIT, t, 0, 0, 0, 0);
@@ -468,7 +510,7 @@ static bool op_exit(struct md *m, struct md_task *t)
 	if (!lp_space_flights(t->space)) {
 		lp_space_free(t->space);
 		md_cell(m, CELL_FREE, t, 0, 0, 0, 0);
-		*t = (struct md_task){ .m = t->m, .pg = t->pg };
+		md_task_clear(t);
 	}
 	return true;
 }

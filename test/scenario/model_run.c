@@ -30,6 +30,7 @@ static const struct {
 	{ "fork-deep-races", MD_FORK_DEEP, "places change twice around a fork, REMOVE overtakes FORK, young children change" },
 	{ "ghost-races", MD_GHOST_RACES, "what was moved over a DONTFORK place moves on before a settled moment" },
 	{ "hollow-races", MD_HOLLOW_RACES, "what MREMAP_DONTUNMAP left is moved over before a settled moment" },
+	{ "book", MD_ANYTHING, "all of these, but the host enters all changes in the kernel's order: no guess is needed" },
 	{ "old-shrink", MD_OLD_SHRINK, "REMAP of a shrinking move tells the old length (before 6.16)" },
 };
 
@@ -65,7 +66,7 @@ int main(int argc, char **argv)
 		{ "threads", required_argument, NULL, 'h' }, { "check", required_argument, NULL, 'c' },
 		{ "epoch", required_argument, NULL, 'e' },
 	};
-	uint64_t steps = 3000000, seed = 1, i, ev, fills, faults, kills;
+	uint64_t steps = 3000000, seed = 1, i, ev, fills, faults, kills, booked, guessed;
 	struct md_choice choice = { 0 };
 	double t0 = seconds(), t;
 	struct md *m;
@@ -120,11 +121,15 @@ int main(int argc, char **argv)
 			continue;
 		printf("model: DIFFERENCE at step %" PRIu64 ", seed %" PRIu64 ": %s\n", i + 1, seed, md_error(m));
 		md_print_last(m, stdout);
+		md_settlings(m, &booked, &guessed);
+		printf("model: %" PRIu64 " settled moments by the book, %" PRIu64 " guessed\n", booked, guessed);
 		return 1;
 	}
 	t = seconds() - t0;
 	md_counts(m, &ev, &fills, &faults, &kills);
+	md_settlings(m, &booked, &guessed);
 	md_free(m);
+	printf("model: %" PRIu64 " settled moments by the book, %" PRIu64 " guessed\n", booked, guessed);
 	printf("model: %" PRIu64 " events, %" PRIu64 " pages filled, %" PRIu64 " faults, %" PRIu64 " kills\n", ev, fills,
 	       faults, kills);
 	printf("model: %" PRIu64 " steps, 0 differences, seed %" PRIu64 ", %.1f M steps/min\n", steps, seed,
