@@ -11,12 +11,13 @@ CC        ?= gcc
 CLANG     ?= clang
 PKGCONFIG ?= pkg-config
 PROTOC_C  ?= protoc-c
+BPFTOOL   ?= $(or $(shell command -v bpftool),/usr/sbin/bpftool)
 
 # Each sanitizer has its own tree, so that switching costs no rebuild.
 SANITIZE  ?=
 B         := build$(if $(SANITIZE),/san-$(SANITIZE))
 
-PKGS      := libprotobuf-c libnl-3.0 jansson libxxhash liblz4 libzstd gnutls libseccomp
+PKGS      := libprotobuf-c libnl-3.0 jansson libxxhash liblz4 libzstd gnutls libseccomp libbpf
 CFLAGS    ?= -O2 -g
 WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter \
 	     -Wformat=2 -Wvla
@@ -26,8 +27,8 @@ LDLIBS    += -lpthread
 NO_LIBS   := help deps clean criu criu-peer zdtm check check-san check-more check-kernels check-kill check-pairs check-patches check-upgrade \
 	     check-pressure check-zdtm check-zdtm-full bench demo ci
 ifneq ($(filter-out $(NO_LIBS),$(or $(MAKECMDGOALS),all)),)
-ifeq ($(shell $(PKGCONFIG) --exists $(PKGS) && command -v $(PROTOC_C) >/dev/null && echo ok),)
-$(error missing libraries or protoc-c (wanted: $(PKGS)): run `make deps`)
+ifeq ($(shell $(PKGCONFIG) --exists $(PKGS) && for t in $(PROTOC_C) $(BPFTOOL) $(CLANG); do command -v $$t > /dev/null || exit 1; done && echo ok),)
+$(error missing libraries, protoc-c, bpftool or clang (wanted: $(PKGS)): run `make deps`)
 endif
 endif
 ALL_CFLAGS = -std=gnu11 -MMD -MP $(CFLAGS) $(WARN) $(CPPFLAGS) $(shell $(PKGCONFIG) --cflags $(PKGS)) $(SANFLAGS)
@@ -51,7 +52,8 @@ PROTOS    := $(wildcard images/*.proto)
 PB_C      := $(PROTOS:%.proto=$(B)/gen/%.pb-c.c)
 PB_H      := $(PB_C:.c=.h)
 LIB_SRC   := $(wildcard plugin/base/*.c plugin/engine/*.c plugin/source/*.c plugin/restore/*.c plugin/guard/*.c \
-	     plugin/proto/*.c plugin/net/*.c plugin/live/*.c plugin/serve/*.c plugin/trace/*.c plugin/sandbox/*.c images/*.c)
+	     plugin/proto/*.c plugin/net/*.c plugin/live/*.c plugin/serve/*.c plugin/trace/*.c plugin/sandbox/*.c images/*.c) \
+	     $(filter-out %.bpf.c,$(wildcard plugin/ledger/*.c))
 CLI_SRC   := $(wildcard plugin/cli/*.c)
 UNIT_SRC  := $(wildcard test/unit/*_test.c)
 # Programs of tests and benchmarks: one file each, linked with the library.
@@ -76,6 +78,15 @@ $(B)/gen/%.pb-c.c $(B)/gen/%.pb-c.h &: %.proto
 	$(Q)mkdir -p $(B)/gen && $(PROTOC_C) --c_out=$(B)/gen $<
 
 $(LIB_OBJ) $(CLI_OBJ): | $(PB_H)
+
+# The program that runs in the kernel, as a header that has its code.
+BPF_FLAGS := -O2 -g -target bpf -Wall -Werror -I/usr/include/$(shell $(CC) -print-multiarch)
+$(B)/gen/%.skel.h: plugin/ledger/%.bpf.c plugin/ledger/shared.h
+	$(call say,BPF,$<)
+	$(Q)mkdir -p $(@D) && $(CLANG) $(BPF_FLAGS) -c -o $(@:.skel.h=.bpf.o) $< && \
+		$(BPFTOOL) gen skeleton $(@:.skel.h=.bpf.o) name $*_bpf > $@.tmp && mv $@.tmp $@
+
+$(B)/obj/plugin/ledger/ledger.o: $(B)/gen/watch.skel.h
 
 $(B)/obj/gen/%.o: $(B)/gen/%.c
 	$(call say,CC,$<)

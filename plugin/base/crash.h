@@ -30,6 +30,8 @@
 	X(event_before, "event.before")	   /* about to give one to the engine */                                     \
 	X(event_after, "event.after")	   /* given, not noted */                                                    \
 	X(event_noted, "event.noted")                                                                                \
+	X(change_half_noted, "change.half") /* an entry of the ledger is noted in part */                                \
+	X(change_noted, "change.noted")   /* noted, not given to the engine */                                      \
 	X(fork_before, "fork.before")                                                                                \
 	X(fork_noted, "fork.noted")                                                                                  \
 	X(answer, "fault.answer")	   /* the engine has decided, nothing is filled */                           \

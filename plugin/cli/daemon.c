@@ -22,6 +22,7 @@
 #include "cli/resume.h"
 #include "cli/tls.h"
 #include "guard/guard.h"
+#include "ledger/ledger.h"
 #include "restore/control.h"
 #include "restore/restore.h"
 #include "restore/uffd.h"
@@ -31,7 +32,7 @@
 struct opts {
 	const char *images_dir, *work_dir, *log_file, *pidfile, *trace_file;
 	int status_fd, verbosity;
-	bool daemon, background, page_server, guardian, take_over, resume, check, check_source, sandbox;
+	bool daemon, background, page_server, guardian, take_over, resume, check, check_source, sandbox, ledger;
 	int resume_fd; /* after an upgrade: the journal; images_dir is absolute, and the work directory the current one */
 	const char *resume_dir;
 	unsigned workers;
@@ -61,6 +62,7 @@ static void usage(FILE *f)
 	      "      --trace FILE       record all that happens, for `lazypages trace`\n"
 	      "      --no-background    fill only what the tasks touch\n"
 	      "      --no-guardian      one process only: when it is killed, tasks read zeros\n"
+	      "      --no-ledger        do not watch the order of changes with a BPF program, guess it\n"
 	      "      --no-sandbox       keep all privileges and system calls after the start\n"
 	      "      --take-over        go on for a daemon that was killed with its guardian in WORKDIR\n"
 	      "      --from URL         pages from `lazypages serve`: lazypages://HOST:PORT/NAME or\n"
@@ -90,6 +92,7 @@ enum {
 	OPT_NO_BACKGROUND,
 	OPT_NO_GUARDIAN,
 	OPT_NO_SANDBOX,
+	OPT_NO_LEDGER,
 	OPT_TAKE_OVER,
 	OPT_RESUME,
 	OPT_RESUME_CHECK,
@@ -159,6 +162,7 @@ static int parse(int argc, char **argv, struct opts *o)
 		{ "no-background", no_argument, NULL, OPT_NO_BACKGROUND },
 		{ "no-guardian", no_argument, NULL, OPT_NO_GUARDIAN },
 		{ "no-sandbox", no_argument, NULL, OPT_NO_SANDBOX },
+		{ "no-ledger", no_argument, NULL, OPT_NO_LEDGER },
 		{ "take-over", no_argument, NULL, OPT_TAKE_OVER },
 		{ "resume", required_argument, NULL, OPT_RESUME },
 		{ "resume-check", required_argument, NULL, OPT_RESUME_CHECK },
@@ -297,6 +301,9 @@ static int parse(int argc, char **argv, struct opts *o)
 		case OPT_NO_SANDBOX:
 			o->sandbox = false;
 			break;
+		case OPT_NO_LEDGER:
+			o->ledger = false;
+			break;
 		case OPT_TAKE_OVER:
 			o->take_over = true;
 			break;
@@ -353,6 +360,10 @@ static void summary(const struct lp_restore_stats *s)
 	       (unsigned long long)s->zero_faults, lp_size_str(s->dropped, c, sizeof(c)),
 	       (unsigned long long)s->spaces, (unsigned long long)s->forks, (unsigned long long)s->remaps,
 	       (unsigned long long)s->removes, (unsigned long long)s->unmaps, (unsigned long long)s->refused);
+	if (s->booked || s->guessed)
+		pr_msg("%llu times the layout had changed: %llu in the kernel's order, %llu guessed",
+			(unsigned long long)(s->booked + s->guessed), (unsigned long long)s->booked,
+			(unsigned long long)s->guessed);
 }
 
 /* LAZYPAGES_TEST_DELAYS=SEED,MICROSECONDS: see lp_uffd_inject_delays(). */
@@ -383,6 +394,7 @@ struct run {
 	bool logging;		/* to a file */
 	struct lp_journal *j;	/* NULL: no guardian */
 	struct lp_jctl ctl;	/* then */
+	int ledger[LP_LEDGER_FDS]; /* then, too; else they are in the journal */
 	char **argv;		/* of who goes on after an upgrade */
 };
 
@@ -501,6 +513,7 @@ static int work(void *arg)
 {
 	struct run *run = arg;
 	const struct opts *o = run->o;
+	int ledger[LP_LEDGER_FDS], i;
 	struct lp_restore_conf conf = {
 		.workers = o->workers,
 		.background = o->background,
@@ -509,6 +522,7 @@ static int work(void *arg)
 		.lost_after_ns = o->lost_after * UINT64_C(1000000000),
 		.journal = run->j,
 		.ctl = &run->ctl,
+		.ledger = ledger,
 	};
 	struct lp_restore_stats stats = { 0 };
 	struct pages_conf from = o->pages;
@@ -520,6 +534,8 @@ static int work(void *arg)
 	char size[16];
 	int listen_fd = -1, rc;
 
+	for (i = 0; i < LP_LEDGER_FDS; i++)
+		ledger[i] = run->j ? run->j->h->ledger[i] : run->ledger[i];
 	if (run->j)
 		lp_guard_begin(run->j, LP_RESTORE_SOCKET);
 	/* It gives a page once. What the dead worker had taken and not filled is lost. */
@@ -583,6 +599,26 @@ static int work(void *arg)
 	return rc ? 1 : 0;
 }
 
+/*
+ * Before anything is given up: it needs capabilities. One that is there already
+ * comes from an earlier daemon; after --take-over too, if the anchor had it.
+ */
+static void start_ledger(struct run *run)
+{
+	struct lp_err err;
+	int i, rc;
+
+	if (run->j && run->j->h->ledger[0] >= 0)
+		return;
+	rc = run->o->ledger && !run->o->resume ? lp_ledger_load(run->ledger, &err) : -ECANCELED;
+	if (rc && rc != -ECANCELED)
+		pr_warn("the kernel's order of changes cannot be watched: %s; where threads change the same places at once "
+			"it is guessed from the messages of userfaultfd (see lazypages-daemon(8), --no-ledger)",
+			err.msg);
+	for (i = 0; run->j && i < LP_LEDGER_FDS; i++)
+		run->j->h->ledger[i] = rc ? -1 : run->ledger[i];
+}
+
 /* In the process that is to be the daemon. */
 static int guarded(struct run *run, pid_t old_anchor)
 {
@@ -619,10 +655,10 @@ int cmd_daemon(int argc, char **argv)
 {
 	struct opts o = {
 		.images_dir = ".", .status_fd = -1, .verbosity = LP_LOG_WARN, .background = true, .guardian = true,
-		.sandbox = true,
+		.sandbox = true, .ledger = true,
 		.workers = default_workers(), .pages.timeout_ms = 10000, .lost_after = 60,
 	};
-	struct run run = { .o = &o, .ready_fd = -1, .ctl.fd = -1 };
+	struct run run = { .o = &o, .ready_fd = -1, .ctl.fd = -1, .ledger[0] = -1 };
 	struct lp_err err = { "" };
 	pid_t pid = 0, old_anchor = 0;
 	char *dir = NULL;
@@ -674,6 +710,8 @@ int cmd_daemon(int argc, char **argv)
 	/* Too many arguments: then it cannot be upgraded, and says so when asked. */
 	if (!rc && run.j && resume_argv(argc, argv, run.j->fd, dir, &run.argv))
 		run.argv = NULL;
+	if (!rc)
+		start_ledger(&run);
 	if (rc)
 		complain(&run, &err);
 	else

@@ -84,6 +84,8 @@ int lp_journal_create(struct lp_journal **out, struct lp_err *err)
 	j->h->hand.state[0].gen = 1;
 	for (i = 0; i < LP_J_KEEP; i++)
 		j->h->keep[i] = -1;
+	for (i = 0; i < LP_J_LEDGER; i++)
+		j->h->ledger[i] = -1;
 	lp_journal_keep(j, fd);
 	*out = j;
 	return 0;
@@ -382,6 +384,8 @@ static void live_fds(struct lp_journal *j, struct fds *live)
 			fds_add(live, j->h->zone.msgs[i].arg.fork.ufd);
 	if (h->taking == h->state[h->cur].gen)
 		fds_add(live, lp_jhand_fd(h));
+	for (i = 0; i < LP_J_LEDGER; i++)
+		fds_add(live, j->h->ledger[i]);
 	fds_add(live, j->h->listen_fd);
 	fds_add(live, j->h->hand_sock);
 	fds_add(live, j->h->ctl.fd);

@@ -36,12 +36,12 @@
 
 #define LP_J_MAGIC   UINT64_C(0x314e524a5a414c00) /* "\0LAZJRN1" */
 /* Of the header's and the cells' form. Whatever changes either raises it. */
-#define LP_J_VERSION 3
+#define LP_J_VERSION 4
 /*
  * Of what the engine makes of cells: a new worker must come to the views that the
  * old one had. Whatever makes the engine ask or decide otherwise raises it.
  */
-#define LP_J_ENGINE 3
+#define LP_J_ENGINE 4
 /* What somebody who goes on has to know besides, one bit each: none yet. */
 #define LP_J_FEATURES UINT64_C(0)
 
@@ -51,7 +51,7 @@ enum lp_jkind {
 	/* Messages: a = place in the zone, b = generation of the zone. */
 	LP_J_FORK,   /* x = fd of the child, y = its number */
 	LP_J_REMAP,  /* x = from, y = to, z = len */
-	LP_J_REMOVE, /* [x, y) */
+	LP_J_REMOVE, /* [x, y), z = the call that sent it, or 0: see lp_space_call() */
 	LP_J_UNMAP,  /* [x, y) */
 	LP_J_SKIP,   /* an unknown one; or FORK of a child that could not be followed, x = its fd + 1, held for ever */
 	LP_J_ANSWERS, /* of the kernel to what the next cell's call asked: a of them, two bits each in x, y, z */
@@ -60,6 +60,11 @@ enum lp_jkind {
 	LP_J_CLOSE, /* nothing of it is needed any more, its descriptor is about to be closed */
 	LP_J_DONE,  /* [x, y) is filled, or has no place any more; y grows in place */
 	LP_J_RESTART, /* a new worker goes on */
+	/* The kernel's order, see "The book" in engine/engine.h. */
+	LP_J_BOOK,	/* x = name */
+	LP_J_CHANGE_TO, /* of the change in the next cell: x = to_len */
+	LP_J_CHANGE,	/* a = kind, b = flags, x = from, y = len, z = to */
+	LP_J_BOOK_LOST,
 };
 
 struct lp_jcell {
@@ -130,6 +135,7 @@ enum {
 };
 
 #define LP_J_KEEP 16
+#define LP_J_LEDGER 5
 
 /* What is set by `lazypages ctl`, so that it outlives a worker. */
 enum lp_jbackground {
@@ -209,6 +215,7 @@ struct lp_jhead {
 	uint64_t longest_ns;	    /* from a death until all tasks were woken */
 	uint32_t verify;	    /* enum lp_verify, as decided at the start; 0: not yet */
 	int32_t oom_adj;	    /* that the first guardian was started with */
+	_Atomic int32_t ledger[LP_J_LEDGER];  /* the descriptors of ledger/ledger.h, -1: none */
 	struct lp_jctl ctl;
 	struct lp_jupgrade up;
 	struct lp_jswitch sw;

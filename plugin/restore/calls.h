@@ -125,6 +125,30 @@ static inline int eng_unmap(struct lp_space *s, uint64_t start, uint64_t end)
 	return rc;
 }
 
+static inline void eng_book(struct lp_space *s, uint64_t name)
+{
+	lp_space_book(s, name);
+	RECORD_MM(mm_of(s), LP_REC_BOOK, name);
+}
+
+static inline int eng_changed(struct lp_space *s, const struct lp_change *c)
+{
+	RECORD_MM(mm_of(s), LP_REC_CHANGE, c->kind | (uint64_t)c->flags << 8, c->from, c->len, c->to, c->to_len);
+	return lp_space_changed(s, c);
+}
+
+static inline void eng_call(struct lp_space *s, uint64_t number)
+{
+	lp_space_call(s, number);
+	RECORD_MM(mm_of(s), LP_REC_CALL, number);
+}
+
+static inline void eng_book_lost(struct lp_space *s)
+{
+	lp_space_book_lost(s);
+	RECORD_MM(mm_of(s), LP_REC_BOOK_LOST);
+}
+
 static inline void eng_exit(struct lp_space *s)
 {
 	lp_space_exit(s);

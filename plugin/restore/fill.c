@@ -153,9 +153,13 @@ void look_later(struct lp_mm *mm)
 void mm_gone(struct lp_mm *mm)
 {
 	struct lp_restore *r = mm->r;
+	/* Only who has the role may read the ledger; without, the order of its last changes may have to be guessed. */
+	bool role = !pthread_mutex_trylock(&r->role);
 
 	lp_gate_enter_alone(&mm->gate);
 	pthread_mutex_lock(&r->lock);
+	if (role)
+		book_read(r);
 	if (!lp_space_dead(mm->space)) {
 		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
 		note_begin(r);
@@ -164,6 +168,8 @@ void mm_gone(struct lp_mm *mm)
 	}
 	pthread_mutex_unlock(&r->lock);
 	lp_gate_leave_alone(&mm->gate);
+	if (role)
+		pthread_mutex_unlock(&r->role);
 }
 
 void flight_finish(struct lp_restore *r, struct lp_flight *f)

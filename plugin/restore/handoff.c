@@ -222,6 +222,7 @@ static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, 
 		lp_crash_point(hand_task);
 		note_space(mm, gen);
 		lp_crash_point(hand_noted);
+		book_begin(mm);
 		rc = mm_add(mm);
 		if (rc)
 			lp_err_sys(err, rc, "pid %d: cannot poll its userfaultfd", pid);

@@ -34,6 +34,7 @@
 #include "base/crash.h"
 #include "engine/engine.h"
 #include "guard/journal.h"
+#include "ledger/ledger.h"
 #include "restore/gate.h"
 #include "restore/restore.h"
 #include "restore/uffd.h"
@@ -84,6 +85,19 @@ struct lp_mm {
 	const struct lp_task *task; /* whose VMAs CRIU is placing; NULL: it has placed all, or a child */
 	size_t placed; /* so many of them */
 	uint64_t poll_at; /* not polled before: out of descriptors for its children */
+	uint64_t book;	  /* what the ledger calls it, or 0; r->lock */
+	struct lp_mm *book_next; /* with the same hash */
+	struct removal {
+		uint64_t from, len, number;
+		uint32_t tid;
+		bool sent; /* its message was read */
+	} removals[16]; /* the last madvise() of its threads that discard; r->lock */
+};
+
+/* An entry of a child whose FORK was not handled yet. */
+struct early {
+	struct early *next;
+	struct lp_ledger_entry e;
 };
 
 struct urgent {
@@ -103,6 +117,16 @@ struct lp_restore {
 	struct lp_jzone own_zone;
 	struct lp_jhand own_hand;
 	struct lp_recorder *trace; /* NULL: none is made */
+
+	/* booking.c; r->lock */
+	struct lp_ledger *ledger; /* NULL: the order of changes has to be guessed */
+	struct lp_mm *books[256]; /* by name */
+	uint64_t expected[64];	  /* names of children whose FORK was not handled yet, the last ones; 0: none */
+	unsigned nexpected;	  /* so far */
+	struct early *early, **early_tail;
+	unsigned nearly;
+	uint64_t calls; /* numbers of madvise() given out */
+	uint64_t ledger_at; /* of the role: when it was read last */
 
 	pthread_mutex_t role, lock;
 	pthread_cond_t bulk_cond, urgent_cond, idle_cond, ctl_cond; /* on CLOCK_MONOTONIC */
@@ -189,8 +213,15 @@ int handoff_space(struct lp_restore *r, struct lp_mm *mm, struct lp_err *err);
 void note_begin(struct lp_restore *r);
 /* After it: LP_J_SETTLED or LP_J_EXIT of @mm, with the answers. r->lock held. */
 void note_call(struct lp_mm *mm, enum lp_jkind kind);
-/* Message @m, at @idx in the zone, was given to the engine. @child: of a FORK. r->lock held. */
-void note_message(struct lp_mm *mm, const struct uffd_msg *m, unsigned idx, const struct lp_mm *child);
+/*
+ * Message @m, at @idx in the zone, was given to the engine. @child: of a FORK; @call:
+ * of a REMOVE, see lp_space_call(). r->lock held.
+ */
+void note_message(struct lp_mm *mm, const struct uffd_msg *m, unsigned idx, const struct lp_mm *child, uint64_t call);
+/* The book of @mm begins; has a new entry; lacks some. r->lock held. */
+void note_book(struct lp_mm *mm, uint64_t name);
+void note_change(struct lp_mm *mm, const struct lp_change *c);
+void note_book_lost(struct lp_mm *mm);
 /* A task was handed over. r->lock held. */
 void note_space(const struct lp_mm *mm, uint32_t gen);
 /* [start, start + len) is in place, or has none. The gate is held. */
@@ -201,6 +232,22 @@ void note_flag(struct lp_restore *r, uint32_t flag);
 /* What an answer of the kernel to the engine shall be: the one just given, or that of the journal. */
 bool note_replays(struct lp_restore *r, int *answer);
 int note_answer(struct lp_restore *r, int answer);
+
+/* booking.c: the books of the engine, kept by what the ledger says. All do nothing without one. r->lock held. */
+void booking_begin(struct lp_restore *r); /* not held: no thread runs yet */
+void booking_end(struct lp_restore *r);
+/* From now on for @mm, whose space is there. */
+void book_begin(struct lp_mm *mm);
+/* As a journal says. */
+void book_named(struct lp_mm *mm, uint64_t name);
+/* It is no more. */
+void book_forget(struct lp_mm *mm);
+/* Enter all that the ledger has. By the holder of the role only: what is entered is settled by its probes. */
+void book_read(struct lp_restore *r);
+/* Which madvise() sent REMOVE of [start, end)? 0: not known. */
+uint64_t book_removal(struct lp_mm *mm, uint64_t start, uint64_t end);
+/* A new worker: what the dead one had read and not noted is not known. */
+void book_resume(struct lp_restore *r);
 
 /* replay.c */
 /* Make all of a dead worker again. No thread runs yet. -errno with @err: nobody can go on. */
@@ -299,7 +346,7 @@ void lp_exits_close(struct lp_exits *x);
 #pragma GCC poison lp_space_add_missing lp_space_add_wiped lp_space_answered lp_space_defer lp_space_exit
 #pragma GCC poison lp_space_fault lp_space_fork lp_space_free lp_space_new lp_space_next_deferred
 #pragma GCC poison lp_space_next_wake lp_space_remap lp_space_remove lp_space_settled lp_space_stall
-#pragma GCC poison lp_space_unmap
+#pragma GCC poison lp_space_unmap lp_space_book lp_space_changed lp_space_call lp_space_book_lost
 #pragma GCC poison lp_engine_next lp_uffd_copy lp_uffd_zero lp_uffd_wake lp_uffd_probe
 
 #endif

@@ -53,7 +53,32 @@ void note_call(struct lp_mm *mm, enum lp_jkind kind)
 		lp_crash_point(settle_noted);
 }
 
-void note_message(struct lp_mm *mm, const struct uffd_msg *m, unsigned idx, const struct lp_mm *child)
+void note_book(struct lp_mm *mm, uint64_t name)
+{
+	if (mm->r->j)
+		lp_journal_add(mm->r->j, LP_J_BOOK, 0, 0, mm->id, name, 0, 0);
+}
+
+void note_change(struct lp_mm *mm, const struct lp_change *c)
+{
+	struct lp_journal *j = mm->r->j;
+
+	if (!j)
+		return;
+	if (c->to_len)
+		lp_journal_add(j, LP_J_CHANGE_TO, 0, 0, mm->id, c->to_len, 0, 0);
+	lp_crash_point(change_half_noted);
+	lp_journal_add(j, LP_J_CHANGE, c->kind, c->flags, mm->id, c->from, c->len, c->to);
+	lp_crash_point(change_noted);
+}
+
+void note_book_lost(struct lp_mm *mm)
+{
+	if (mm->r->j)
+		lp_journal_add(mm->r->j, LP_J_BOOK_LOST, 0, 0, mm->id, 0, 0, 0);
+}
+
+void note_message(struct lp_mm *mm, const struct uffd_msg *m, unsigned idx, const struct lp_mm *child, uint64_t call)
 {
 	struct lp_journal *j = mm->r->j;
 	unsigned gen = mm->r->zone->gen;
@@ -77,7 +102,7 @@ void note_message(struct lp_mm *mm, const struct uffd_msg *m, unsigned idx, cons
 	case UFFD_EVENT_REMOVE:
 	case UFFD_EVENT_UNMAP:
 		lp_journal_add(j, m->event == UFFD_EVENT_REMOVE ? LP_J_REMOVE : LP_J_UNMAP, idx, gen, mm->id,
-			       m->arg.remove.start, m->arg.remove.end, 0);
+			       m->arg.remove.start, m->arg.remove.end, call);
 		break;
 	default:
 		lp_journal_add(j, LP_J_SKIP, idx, gen, mm->id, 0, 0, 0);

@@ -43,6 +43,9 @@
 #define TRY_NS UINT64_C(8000)
 #define INSIST_NS UINT64_C(100000)
 
+/* What no message tells is read from the ledger this often. */
+#define LEDGER_NS UINT64_C(20000000)
+
 static void wake_flush(struct lp_reader *rd)
 {
 	unsigned i;
@@ -138,6 +141,7 @@ void mm_forget(struct lp_mm *mm)
 	if (mm->next)
 		mm->next->pprev = mm->pprev;
 	mm->r->nmms--;
+	book_forget(mm);
 	eng_space_free(mm->space);
 	free(mm);
 }
@@ -175,6 +179,7 @@ static void gone(struct lp_mm *mm)
 	pthread_mutex_lock(&mm->r->lock);
 	if (!lp_space_dead(mm->space))
 		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
+	book_read(mm->r);
 	note_begin(mm->r);
 	eng_exit(mm->space);
 	note_call(mm, LP_J_EXIT);
@@ -287,6 +292,7 @@ void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg 
 	struct lp_restore *r = mm->r;
 	uint64_t addr, now = lp_now();
 	struct lp_mm *child = NULL;
+	uint64_t call = 0;
 	int rc = 0;
 
 	lp_crash_point(event_before);
@@ -305,6 +311,9 @@ void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg 
 	case UFFD_EVENT_REMOVE:
 		pr_debug("%d.%u: remove 0x%" PRIx64 "-0x%" PRIx64, mm->pid, mm->id, (uint64_t)m->arg.remove.start,
 			 (uint64_t)m->arg.remove.end);
+		call = book_removal(mm, m->arg.remove.start, m->arg.remove.end);
+		if (call)
+			eng_call(mm->space, call);
 		rc = eng_remove(mm->space, m->arg.remove.start, m->arg.remove.end);
 		r->removes++;
 		break;
@@ -321,7 +330,9 @@ void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg 
 	}
 	if (rc)
 		lose_tree(r, mm, strerror(-rc));
-	note_message(mm, m, idx, child);
+	note_message(mm, m, idx, child, call);
+	if (child)
+		book_begin(child);
 	while (eng_next_wake(mm->space, &addr))
 		wake_later(rd, mm, addr, LP_PAGE_SIZE);
 	/* What the change refused may go on as soon as the task has run. */
@@ -361,7 +372,9 @@ static void settle(struct lp_reader *rd, struct lp_mm *mm)
 	int rc;
 
 	pthread_mutex_lock(&r->lock);
-	unsettled = lp_space_unsettled(mm->space);
+	/* Before the probe: see "The book" in engine/engine.h. */
+	book_read(r);
+	unsettled = lp_space_unsettled(mm->space) || lp_space_booked(mm->space);
 	pthread_mutex_unlock(&r->lock);
 	if (!unsettled)
 		return;
@@ -476,6 +489,10 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm, bool insist, bool *l
 			break;
 		}
 		nfaults = 0;
+		/* What was changed before a message was sent, before that. */
+		pthread_mutex_lock(&r->lock);
+		book_read(r);
+		pthread_mutex_unlock(&r->lock);
 		for (i = 0; i < n / sizeof(msgs[0]); i++) {
 			if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
 				RECORD_MM(mm, LP_REC_PAGEFAULT, msgs[i].arg.pagefault.address,
@@ -554,15 +571,22 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 		} else if (mm->task) {
 			placing = true;
 		}
-		if (is_pending(mm) && mm->retry_at <= now) {
+		if ((is_pending(mm) && mm->retry_at <= now) || lp_space_booked(mm->space)) {
 			/* Only this thread frees mms, so the list survives the unlocking. */
 			pthread_mutex_unlock(&r->lock);
 			retry_deferred(rd, mm);
 			pthread_mutex_lock(&r->lock);
 		}
 		if (probe && !lp_space_dead(mm->space)) {
+			bool gone_now;
+
 			pthread_mutex_unlock(&r->lock);
-			if (probe_mm(mm) == -ESRCH)
+			gone_now = probe_mm(mm) == -ESRCH;
+			pthread_mutex_lock(&r->lock);
+			if (gone_now)
+				book_read(r);
+			pthread_mutex_unlock(&r->lock);
+			if (gone_now)
 				mm_gone(mm);
 			pthread_mutex_lock(&r->lock);
 		}
@@ -626,6 +650,12 @@ static bool read_all(struct lp_reader *rd)
 	}
 	if (!left)
 		atomic_store_explicit(&r->last_pass, now, memory_order_relaxed);
+	/* The ring must not run full of changes that no message tells. */
+	if (r->ledger && now - r->ledger_at > LEDGER_NS) {
+		pthread_mutex_lock(&r->lock);
+		book_read(r);
+		pthread_mutex_unlock(&r->lock);
+	}
 	probe = atomic_exchange(&r->probe_all, false) || now - r->probed > PROBE_NS;
 	if (probe)
 		r->probed = now;

@@ -28,6 +28,7 @@ struct lp_replay {
 	bool any_message;
 	uint32_t hand_gen; /* of the last task noted */
 	uint64_t filled;
+	uint64_t to_len; /* of the next change */
 };
 
 int replay_answer(struct lp_replay *p)
@@ -125,6 +126,7 @@ static int on_cell(struct lp_replay *p, const struct lp_jcell *c, uint64_t word,
 
 	if (kind == LP_J_RESTART) { /* answers without a call were of one that was not noted */
 		p->at = p->n = 0;
+		p->to_len = 0;
 		return 0;
 	}
 	if (kind == LP_J_ANSWERS)
@@ -147,6 +149,8 @@ static int on_cell(struct lp_replay *p, const struct lp_jcell *c, uint64_t word,
 		r->remaps++;
 		break;
 	case LP_J_REMOVE:
+		if (z)
+			eng_call(mm->space, z);
 		rc = eng_remove(mm->space, x, y);
 		r->removes++;
 		break;
@@ -157,6 +161,19 @@ static int on_cell(struct lp_replay *p, const struct lp_jcell *c, uint64_t word,
 	case LP_J_SKIP: /* what a FORK asked that failed is of no use */
 		r->orphans += x != 0;
 		p->at = p->n;
+		break;
+	case LP_J_BOOK:
+		book_named(mm, x);
+		break;
+	case LP_J_CHANGE_TO:
+		p->to_len = x;
+		return 0;
+	case LP_J_CHANGE:
+		rc = eng_changed(mm->space, &(struct lp_change){ lp_ja(word), lp_jb(word), x, y, z, p->to_len });
+		p->to_len = 0;
+		break;
+	case LP_J_BOOK_LOST:
+		eng_book_lost(mm->space);
 		break;
 	case LP_J_SETTLED:
 		rc = eng_settled(mm->space);
@@ -298,6 +315,7 @@ int replay(struct lp_restore *r, struct lp_err *err)
 		atomic_store(&r->filled_bulk, p.filled);
 		count_task(&p);
 		lp_journal_add(r->j, LP_J_RESTART, 0, 0, 0, 0, 0, 0);
+		book_resume(r);
 		if (!rc)
 			rc = handle_zone(&p, rd);
 		lp_crash_point(restart_zone);

@@ -186,6 +186,7 @@ static void fini(struct lp_restore *r)
 {
 	while (r->mms) /* only when the start failed: nothing was handed over, or it is dead */
 		mm_free(r->mms);
+	booking_end(r);
 	lp_engine_free(r->engine);
 	while (r->nreserve)
 		close(r->reserve[--r->nreserve]);
@@ -459,6 +460,7 @@ int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_
 	struct threads threads = { 0 };
 	struct waiting w = { .r = r, .listen_fd = listen_fd, .sig_fd = -1, .sock = -1 };
 	bool replayed = false;
+	uint64_t booked, guessed;
 	sigset_t set, old;
 	int rc;
 
@@ -483,6 +485,7 @@ int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_
 	rc = lp_exits_open(&w.exits);
 	if (rc)
 		pr_info("no reports of exits (%s): looking for them now and then", strerror(-rc));
+	booking_begin(r);
 	/* Also the first worker: the journal is empty then. */
 	rc = r->j ? replay(r, err) : 0;
 	replayed = !rc;
@@ -494,6 +497,7 @@ int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_
 	if (conf->progress)
 		progress(r, lp_now(), true);
 
+	lp_engine_settlings(r->engine, &booked, &guessed);
 	*stats = (struct lp_restore_stats){
 		.filled_bulk = atomic_load(&r->filled_bulk),
 		.filled_urgent = atomic_load(&r->filled_urgent),
@@ -507,6 +511,8 @@ int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_
 		.remaps = r->remaps,
 		.removes = r->removes,
 		.unmaps = r->unmaps,
+		.booked = booked,
+		.guessed = guessed,
 		.ns_handoff_to_full = r->t_first ? lp_now() - r->t_first : 0,
 	};
 out:

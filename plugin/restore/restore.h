@@ -34,6 +34,7 @@ struct lp_restore_conf {
 	struct lp_journal *journal;	/* of the guardian, borrowed; NULL: none */
 	struct lp_jctl *ctl;		/* without a journal: where it is controlled, borrowed; NULL: it is not */
 	struct lp_recorder *trace;	/* borrowed likewise, started and stopped; NULL: none */
+	const int *ledger;		/* LP_LEDGER_FDS descriptors, borrowed likewise; NULL or -1: none */
 };
 
 struct lp_restore_stats {
@@ -44,6 +45,7 @@ struct lp_restore_stats {
 	uint64_t spaces, forks, remaps, removes, unmaps;
 	uint64_t refused; /* fills refused by a changing layout */
 	uint64_t ns_handoff_to_full;
+	uint64_t booked, guessed; /* settled moments: explained by the ledger, or not */
 };
 
 /*

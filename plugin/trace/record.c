@@ -41,6 +41,12 @@ static const struct lp_rec_info infos[] = {
 	[LP_REC_SETTLED] = { "settled", 2, { SPACE, RC } },
 	[LP_REC_NEXT_WAKE] = { "next_wake", 3, { SPACE, { "more", LP_K_COUNT }, ADDR } },
 
+	[LP_REC_BOOK] = { "book", 2, { SPACE, { "name", LP_K_BITS } } },
+	[LP_REC_CHANGE] = { "change", 6, { SPACE, { "what", LP_K_BITS }, { "from", LP_K_ADDR }, LEN, { "to", LP_K_ADDR },
+					   { "to_len", LP_K_LEN } } },
+	[LP_REC_CALL] = { "call", 2, { SPACE, { "number", LP_K_COUNT } } },
+	[LP_REC_BOOK_LOST] = { "book_lost", 1, { SPACE } },
+
 	[LP_REC_FAULT] = { "fault", 6, { SPACE, ADDR, { "readahead", LP_K_LEN }, { "verdict", LP_K_VERDICT }, FLIGHT, RC } },
 	[LP_REC_ANSWERED] = { "answered", 2, { SPACE, ADDR } },
 	[LP_REC_DEFER] = { "defer", 3, { SPACE, ADDR, RC } },
@@ -230,5 +236,5 @@ int lp_trace_head_check(const uint8_t *buf, size_t len, unsigned *version)
 	if (len < LP_TRACE_HEAD)
 		return -EAGAIN;
 	*version = buf[sizeof(magic)];
-	return *version == LP_TRACE_VERSION ? 0 : -EPROTO;
+	return *version >= 1 && *version <= LP_TRACE_VERSION ? 0 : -EPROTO;
 }

@@ -25,7 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LP_TRACE_VERSION 1
+#define LP_TRACE_VERSION 2 /* 1 had no book; it is read as well */
 #define LP_TRACE_HEAD 8
 
 #define LP_REC_FIELDS 7 /* the time, and at most six of the type's own */
@@ -60,6 +60,11 @@ enum lp_rec_type {
 	LP_REC_THERE = 39,	/* the engine asked what the kernel has; belongs to the call that follows */
 	LP_REC_SETTLED = 40,
 	LP_REC_NEXT_WAKE = 41,
+	/* The kernel's order, see "The book" in engine/engine.h */
+	LP_REC_BOOK = 42,
+	LP_REC_CHANGE = 43,	/* what: the kind, and the flags from bit 8 on; to: a name for FORK, a number for REMOVE */
+	LP_REC_CALL = 44,	/* of the REMOVE that follows */
+	LP_REC_BOOK_LOST = 45,
 	/* Faults */
 	LP_REC_FAULT = 48,
 	LP_REC_ANSWERED = 49,

@@ -56,7 +56,7 @@ struct opts {
 	struct list threads, workers, delays, size, tasks;
 	uint64_t seconds, runs, seed, ops, deadline;
 	const char *daemon, *keep, *trace, *trace_to, *crash;
-	bool wipe, dontfork, no_dontfork, merges, bare, eager, no_background, verbose, keep_going;
+	bool wipe, dontfork, no_dontfork, merges, bare, eager, no_background, verbose, keep_going, no_ledger;
 };
 
 /* What the tasks and this program share. */
@@ -385,14 +385,16 @@ static void start_daemon(struct run *r)
 		char status_fd[16];
 		const char *argv[] = { r->o->daemon, "daemon", "-D", r->dir, "-W", r->dir, "-o", "daemon.log",
 				       r->logs ? "-v4" : "-v2", "--workers", workers, "--status-fd", status_fd,
-				       r->background ? NULL : "--no-background", NULL, NULL, NULL };
+				       r->background ? NULL : "--no-background", NULL, NULL, NULL, NULL };
 
 		for (i = 0; argv[i];)
 			i++;
 		if (r->o->trace || r->o->trace_to) {
 			argv[i++] = "--trace";
-			argv[i] = r->o->trace_to ? r->o->trace_to : "trace";
+			argv[i++] = r->o->trace_to ? r->o->trace_to : "trace";
 		}
+		if (r->o->no_ledger)
+			argv[i] = "--no-ledger";
 
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		setpgid(0, 0);
@@ -529,6 +531,25 @@ static void check_trace(struct run *r)
 	}
 }
 
+/* By the daemon's summary: how often the layout had changed, and how often its order had to be guessed. */
+static void count_settlings(const struct run *r, uint64_t *booked, uint64_t *guessed)
+{
+	static const char what[] = " times the layout had changed: ";
+	unsigned long long b, g;
+	struct ib_buf log = { 0 };
+	const char *at;
+
+	if (!ib_load(r->dir, "daemon.log", &log) && log.n) {
+		ib_bytes(&log, "", 1);
+		at = strstr((char *)log.p, what);
+		if (at && sscanf(at + strlen(what), "%llu in the kernel's order, %llu guessed", &b, &g) == 2) {
+			*booked += b;
+			*guessed += g;
+		}
+	}
+	ib_free(&log);
+}
+
 static void judge(struct run *r)
 {
 	struct oracle_shared *sh = &r->st->sh;
@@ -659,7 +680,7 @@ static void parse(int argc, char **argv, struct opts *o)
 {
 	enum { SECONDS, RUNS, SEED, THREADS, WORKERS, SIZE, DELAYS, DAEMON, TASKS, OPS, DEADLINE, KEEP, WIPE, EAGER,
 	       VERBOSE, NO_BACKGROUND, KEEP_GOING, DONTFORK, NO_DONTFORK, MERGES,
-	       BARE, TRACE, TRACE_TO, CRASH };
+	       BARE, TRACE, TRACE_TO, CRASH, NO_LEDGER };
 	static const struct option longs[] = {
 		{ "seconds", 1, NULL, SECONDS }, { "runs", 1, NULL, RUNS }, { "seed", 1, NULL, SEED },
 		{ "threads", 1, NULL, THREADS }, { "workers", 1, NULL, WORKERS }, { "size", 1, NULL, SIZE },
@@ -669,7 +690,7 @@ static void parse(int argc, char **argv, struct opts *o)
 		{ "no-background", 0, NULL, NO_BACKGROUND }, { "keep-going", 0, NULL, KEEP_GOING },
 		{ "dontfork", 0, NULL, DONTFORK },
 		{ "no-dontfork", 0, NULL, NO_DONTFORK },
-		{ "crash", 1, NULL, CRASH },
+		{ "crash", 1, NULL, CRASH }, { "no-ledger", 0, NULL, NO_LEDGER },
 		{ "merges", 0, NULL, MERGES }, { "bare", 0, NULL, BARE }, { "trace", 1, NULL, TRACE },
 		{ "trace-to", 1, NULL, TRACE_TO }, { NULL, 0, NULL, 0 },
 	};
@@ -690,6 +711,7 @@ static void parse(int argc, char **argv, struct opts *o)
 		case DEADLINE: o->deadline = strtoull(optarg, NULL, 0); break;
 		case CRASH: o->crash = optarg; break;
 		case KEEP: o->keep = optarg; break;
+		case NO_LEDGER: o->no_ledger = true; break;
 		case WIPE: o->wipe = true; break;
 		case TRACE_TO: o->trace_to = optarg; break;
 		case TRACE: o->trace = optarg; break;
@@ -709,6 +731,7 @@ static void parse(int argc, char **argv, struct opts *o)
 			      "  [--crash SPEC (as LAZYPAGES_TEST_CRASH, %% becomes the seed)]\n"
 			      "  [--merges (a fixed program: do split mappings merge again?)]\n"
 			      "  [--trace FILE (record and replay each run, keep the last)] [--trace-to FILE (only record)]\n"
+			      "  [--no-ledger (the daemon has to guess)]\n"
 			      "  [--eager (no daemon)] [--verbose (log of -v4)]\n", stderr);
 			exit(2);
 		}
@@ -725,7 +748,7 @@ int main(int argc, char **argv)
 	uint64_t end, t0, n, ops = 0, wrong = 0, refused = 0, excused = 0, hangs = 0,
 		 bad = 0;
 	struct kills kills = { 0 };
-	uint64_t pause_us = 0;
+	uint64_t pause_us = 0, booked = 0, guessed = 0;
 	static struct run r;
 
 	o.seed = (uint64_t)time(NULL) * 1000;
@@ -765,6 +788,7 @@ int main(int argc, char **argv)
 		refused += atomic_load(&r.st->sh.refused);
 		excused += atomic_load(&r.st->sh.excused);
 		kills_count(r.dir, &kills);
+		count_settlings(&r, &booked, &guessed);
 		if (atomic_load(&r.st->sh.longest_ns) / 1000 > pause_us)
 			pause_us = atomic_load(&r.st->sh.longest_ns) / 1000;
 		if (r.why[0]) {
@@ -776,6 +800,7 @@ int main(int argc, char **argv)
 	}
 	printf("stress: %" PRIu64 " runs, %" PRIu64 " ops, %" PRIu64 " wrong pages, %" PRIu64 " refused calls, %" PRIu64
 	       " hangs, %" PRIu64 " excused, seed %" PRIu64 "%s\n", n, ops, wrong, refused, hangs, excused, o.seed, bad ? ": FAILED" : "");
+	printf("stress: %" PRIu64 " settled moments in the kernel's order, %" PRIu64 " guessed\n", booked, guessed);
 	if (o.crash)
 		printf("stress: %" PRIu64 " workers killed, at most %.3f ms from a death until all were woken, longest pause of a "
 		       "thread %.3f ms\n", kills.workers, kills.longest_us / 1e3, pause_us / 1e3);

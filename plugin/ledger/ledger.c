@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Loading the BPF program, and reading its ring. A struct lp_ledger owns its
+ * mappings; the descriptors belong to the caller.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <linux/userfaultfd.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
+
+#include "base/log.h"
+#include "ledger/ledger.h"
+#include "watch.skel.h"
+
+struct lp_ledger {
+	unsigned long *consumer; /* positions, and where they point to */
+	const unsigned long *producer;
+	const uint8_t *data;
+	struct lp_ledger_shared *shared;
+	size_t page;
+	uint64_t lost; /* as last seen */
+	lp_ledger_entry_fn fn;
+	void *arg;
+};
+
+static int say(enum libbpf_print_level level, const char *fmt, va_list ap)
+{
+	char line[256];
+	int n;
+
+	if (level == LIBBPF_DEBUG)
+		return 0;
+	n = vsnprintf(line, sizeof(line), fmt, ap);
+	if (n > 0 && line[(size_t)n < sizeof(line) ? (size_t)n - 1 : sizeof(line) - 2] == '\n')
+		line[(size_t)n < sizeof(line) ? (size_t)n - 1 : sizeof(line) - 2] = 0;
+	pr_debug("%s", line);
+	return n;
+}
+
+/* How many arguments has tracepoint @name, whose type is @typedef_name? 0: there is none. */
+static unsigned tracepoint_args(const struct btf *btf, const char *typedef_name)
+{
+	int id = btf__find_by_name_kind(btf, typedef_name, BTF_KIND_TYPEDEF);
+	const struct btf_type *t = id > 0 ? btf__type_by_id(btf, id) : NULL;
+
+	while (t && (btf_is_typedef(t) || btf_is_ptr(t)))
+		t = btf__type_by_id(btf, t->type);
+	return t && btf_kind(t) == BTF_KIND_FUNC_PROTO ? btf_vlen(t) - 1 : 0; /* the first is the program's own */
+}
+
+static int prepare(struct watch_bpf *w, struct lp_err *err)
+{
+	struct btf *btf = btf__load_vmlinux_btf();
+	unsigned n;
+
+	if (!btf)
+		return lp_err(err, -ENOTSUP, "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)");
+	n = tracepoint_args(btf, "btf_trace_mmap_lock_acquire_returned");
+	/* (mm, write, success), and before Linux 6.14 the memory cgroup after mm. */
+	w->rodata->write_arg = n == 3 ? 1 : 2;
+	bpf_program__set_autoload(w->progs.space_gone, tracepoint_args(btf, "btf_trace_exit_mmap") != 0);
+	btf__free(btf);
+	if (n != 3 && n != 4)
+		return lp_err(err, -ENOTSUP, "the kernel's tracepoints mmap_lock:* are not as this version knows them");
+	return 0;
+}
+
+void lp_ledger_close(int fds[LP_LEDGER_FDS])
+{
+	int i;
+
+	for (i = 0; i < LP_LEDGER_FDS; i++) {
+		if (fds[i] >= 0)
+			close(fds[i]);
+		fds[i] = -1;
+	}
+}
+
+static int load(int fds[LP_LEDGER_FDS], struct lp_err *err)
+{
+	struct watch_bpf *w;
+	struct bpf_link *link[3] = { NULL };
+	int i, rc;
+
+	for (i = 0; i < LP_LEDGER_FDS; i++)
+		fds[i] = -1;
+#ifndef __x86_64__
+	return lp_err(err, -ENOTSUP, "only on x86-64");
+#endif
+	libbpf_set_print(say);
+	w = watch_bpf__open();
+	if (!w)
+		return lp_err_sys(err, -errno, "cannot open the BPF program");
+	rc = prepare(w, err);
+	if (rc)
+		goto out;
+	rc = watch_bpf__load(w);
+	if (rc) {
+		lp_err_sys(err, rc, "cannot load the BPF program (it needs CAP_BPF and CAP_PERFMON)");
+		goto out;
+	}
+	link[0] = bpf_program__attach(w->progs.lock_taken);
+	link[1] = link[0] ? bpf_program__attach(w->progs.lock_left) : NULL;
+	rc = link[1] ? 0 : lp_err_sys(err, -errno, "cannot attach the BPF program");
+	if (!rc && bpf_program__autoload(w->progs.space_gone))
+		link[2] = bpf_program__attach(w->progs.space_gone);
+	if (!rc) {
+		fds[LP_LEDGER_RING] = fcntl(bpf_map__fd(w->maps.ring), F_DUPFD_CLOEXEC, 0);
+		fds[LP_LEDGER_SHARED] = fcntl(bpf_map__fd(w->maps.bss), F_DUPFD_CLOEXEC, 0);
+		for (i = 0; i < 3; i++)
+			if (link[i])
+				fds[LP_LEDGER_LINKS + i] = fcntl(bpf_link__fd(link[i]), F_DUPFD_CLOEXEC, 0);
+		for (i = 0; i < LP_LEDGER_LINKS + 2; i++)
+			if (fds[i] < 0)
+				rc = lp_err_sys(err, -EMFILE, "no descriptors for the BPF program");
+	}
+out:
+	/* The descriptors keep what they are of. */
+	for (i = 0; i < 3; i++)
+		bpf_link__destroy(link[i]);
+	watch_bpf__destroy(w);
+	if (rc)
+		lp_ledger_close(fds);
+	return rc;
+}
+
+/* What the loading process leaves: see lp_ledger_load(). */
+struct result {
+	int rc;
+	int fds[LP_LEDGER_FDS];
+	struct lp_err err;
+};
+
+int lp_ledger_load(int fds[LP_LEDGER_FDS], struct lp_err *err)
+{
+	struct result *r;
+	pid_t pid;
+	int rc, i;
+
+	for (i = 0; i < LP_LEDGER_FDS; i++)
+		fds[i] = -1;
+	r = mmap(NULL, sizeof(*r), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (r == MAP_FAILED)
+		return lp_err_sys(err, -errno, "mmap");
+	r->rc = -ECHILD;
+	strcpy(r->err.msg, "the process that was to load the BPF program has died");
+	pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
+	if (!pid) {
+		r->rc = load(r->fds, &r->err);
+		_exit(0);
+	}
+	if (pid < 0)
+		rc = lp_err_sys(err, -errno, "fork");
+	else if (waitpid(pid, NULL, 0) != pid)
+		rc = lp_err_sys(err, -errno, "waitpid");
+	else
+		rc = r->rc;
+	if (!rc)
+		memcpy(fds, r->fds, sizeof(r->fds));
+	else if (pid > 0 && rc == r->rc)
+		*err = r->err;
+	munmap(r, sizeof(*r));
+	return rc;
+}
+
+/*
+ * The ring is read without libbpf, whose own reader asks the kernel about it with
+ * bpf(2), which a confined worker may not. Its form is the kernel's (BPF_MAP_TYPE_RINGBUF):
+ * a page with the consumer's position, one with the producer's, and the data twice
+ * over, so that no record is cut.
+ */
+static int map_ring(struct lp_ledger *l, int fd)
+{
+	l->consumer = mmap(NULL, l->page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (l->consumer == MAP_FAILED)
+		return -errno;
+	l->producer = mmap(NULL, l->page + 2 * LP_LEDGER_RING_SIZE, PROT_READ, MAP_SHARED, fd, l->page);
+	if (l->producer == MAP_FAILED) {
+		int rc = -errno;
+
+		munmap(l->consumer, l->page);
+		return rc;
+	}
+	l->data = (const uint8_t *)l->producer + l->page;
+	return 0;
+}
+
+int lp_ledger_attach(const int fds[LP_LEDGER_FDS], lp_ledger_entry_fn fn, void *arg, struct lp_ledger **out,
+		     struct lp_err *err)
+{
+	struct lp_ledger *l = calloc(1, sizeof(*l));
+	int rc;
+
+	if (!l)
+		return lp_err(err, -ENOMEM, "out of memory");
+	l->fn = fn;
+	l->arg = arg;
+	l->page = sysconf(_SC_PAGESIZE);
+	l->shared = mmap(NULL, l->page, PROT_READ | PROT_WRITE, MAP_SHARED, fds[LP_LEDGER_SHARED], 0);
+	rc = l->shared == MAP_FAILED ? -errno : map_ring(l, fds[LP_LEDGER_RING]);
+	if (rc) {
+		lp_err_sys(err, rc, "cannot map the ring of the BPF program");
+		if (l->shared != MAP_FAILED)
+			munmap(l->shared, l->page);
+		free(l);
+		return rc;
+	}
+	*out = l;
+	return 0;
+}
+
+void lp_ledger_detach(struct lp_ledger *l)
+{
+	if (!l)
+		return;
+	munmap(l->consumer, l->page);
+	munmap((void *)l->producer, l->page + 2 * LP_LEDGER_RING_SIZE);
+	munmap(l->shared, l->page);
+	free(l);
+}
+
+/*
+ * The length of the record at @pos. One that is being written is waited for: a
+ * later one may be of a change that has been made. It takes a microsecond, unless
+ * a virtual CPU is taken away.
+ */
+static uint32_t finished(const struct lp_ledger *l, unsigned long pos)
+{
+	const uint32_t *head = (const void *)(l->data + (pos & (LP_LEDGER_RING_SIZE - 1)));
+	unsigned tries = 0;
+	uint32_t len;
+
+	while ((len = __atomic_load_n(head, __ATOMIC_ACQUIRE)) & BPF_RINGBUF_BUSY_BIT)
+		if (++tries > 1000)
+			sched_yield();
+	return len;
+}
+
+void lp_ledger_read(struct lp_ledger *l)
+{
+	unsigned long end = __atomic_load_n(l->producer, __ATOMIC_ACQUIRE), pos = *l->consumer;
+
+	while (pos < end) {
+		uint32_t len = finished(l, pos), size = len & ~BPF_RINGBUF_DISCARD_BIT;
+
+		if (!(len & BPF_RINGBUF_DISCARD_BIT) && size >= sizeof(struct lp_ledger_entry))
+			l->fn(l->arg, (const void *)(l->data + (pos & (LP_LEDGER_RING_SIZE - 1)) + BPF_RINGBUF_HDR_SZ));
+		pos += (size + BPF_RINGBUF_HDR_SZ + 7) & ~7UL;
+		__atomic_store_n(l->consumer, pos, __ATOMIC_RELEASE);
+	}
+}
+
+bool lp_ledger_lost(struct lp_ledger *l)
+{
+	uint64_t lost = __atomic_load_n(&l->shared->lost, __ATOMIC_ACQUIRE);
+	bool more = lost != l->lost;
+
+	l->lost = lost;
+	return more;
+}
+
+uint64_t lp_ledger_watch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_t page)
+{
+	/* Its address is the question; nobody else's is the same but by chance. */
+	struct uffdio_range r = { .start = unmapped, .len = page };
+	uint64_t mm;
+
+	__atomic_store_n(&l->shared->who_mm, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&l->shared->who_arg, (uint64_t)(uintptr_t)&r, __ATOMIC_RELEASE);
+	/* Finds nothing of its own there, so it changes nothing; but it takes the lock. */
+	ioctl(uffd, UFFDIO_UNREGISTER, &r);
+	__atomic_store_n(&l->shared->who_arg, 0, __ATOMIC_RELAXED);
+	mm = __atomic_load_n(&l->shared->who_mm, __ATOMIC_ACQUIRE);
+	return mm;
+}

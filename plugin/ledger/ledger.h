@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The ledger: which system calls have changed which address space, in the order
+ * in which the kernel made the changes, including those of which userfaultfd
+ * tells nothing. A BPF program (watch.bpf.c) writes it into a ring.
+ *
+ * Loading it needs Linux 5.15 with BTF and CAP_BPF + CAP_PERFMON (or root), so
+ * it is loaded once, before privileges are dropped. What is left is descriptors:
+ * a process that has them can attach at any time, one at a time. When the last
+ * one is closed the kernel forgets all of it.
+ */
+#ifndef LP_LEDGER_LEDGER_H
+#define LP_LEDGER_LEDGER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "ledger/shared.h"
+
+/* The ring, the memory that is shared with the program, and what keeps the program attached. */
+enum { LP_LEDGER_RING, LP_LEDGER_SHARED, LP_LEDGER_LINKS, LP_LEDGER_FDS = 5 };
+
+/*
+ * Load it, in a process of its own that shares our descriptors: what libbpf takes
+ * of memory ends with that one. They are close-on-exec; -1 where there is none.
+ * -errno with @err: this kernel, or this user, cannot have one. No thread may run yet.
+ */
+int lp_ledger_load(int fds[LP_LEDGER_FDS], struct lp_err *err);
+void lp_ledger_close(int fds[LP_LEDGER_FDS]);
+
+struct lp_ledger;
+
+/* Entries come in order, each once; one during which the process dies comes again. */
+typedef void (*lp_ledger_entry_fn)(void *arg, const struct lp_ledger_entry *e);
+
+/* Borrows @fds. */
+int lp_ledger_attach(const int fds[LP_LEDGER_FDS], lp_ledger_entry_fn fn, void *arg, struct lp_ledger **out,
+		     struct lp_err *err);
+void lp_ledger_detach(struct lp_ledger *l);
+/* Hand out all entries that are there. */
+void lp_ledger_read(struct lp_ledger *l);
+/* Have entries been lost since the last call? */
+bool lp_ledger_lost(struct lp_ledger *l);
+/*
+ * Watch the address space of userfaultfd @uffd, in which nothing at @unmapped (a
+ * page of @page bytes) is registered with it. Returns what entries call it, or 0: it is gone.
+ */
+uint64_t lp_ledger_watch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_t page);
+
+#endif

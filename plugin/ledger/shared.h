@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the program in the kernel (watch.bpf.c) and ledger.c share. No other header: clang compiles it for BPF, too. */
+#ifndef LP_LEDGER_SHARED_H
+#define LP_LEDGER_SHARED_H
+
+/* One call that held the lock of a watched address space, in the order in which they held it. */
+struct lp_ledger_entry {
+	unsigned long long mm;
+	unsigned long long child; /* of fork(): the new one's */
+	unsigned long long arg[5]; /* of the system call */
+	unsigned long long brk;	  /* brk(): where it was before */
+	long long grew;		  /* pages */
+	unsigned int tid;
+	unsigned int nr;	  /* of the system call */
+};
+
+/* Of the ring, bytes. */
+#define LP_LEDGER_RING_SIZE (4 << 20)
+
+/* In memory that both can write. */
+struct lp_ledger_shared {
+	/* The next UFFDIO_UNREGISTER with this argument asks for a name: the address space is watched from then on. */
+	unsigned long long who_arg;
+	unsigned long long who_mm;
+	unsigned long long lost; /* entries for which there was no room */
+};
+
+#endif

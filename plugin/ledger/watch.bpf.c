@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The program in the kernel. It looks on when the lock of a watched address
+ * space is taken and let go (tracepoints mmap_lock:*), and enters which system
+ * call of the space's own threads held it for writing: there is one at a time, so
+ * the order of entries is that of the changes. The arguments are read from the
+ * caller's registers.
+ *
+ * Entered when the lock is let go (or turned into one for reading, as munmap()
+ * does), still holding it: by then userfaultfd has counted the messages that the
+ * change will send, see "The book" in engine/engine.h. madvise() that discards
+ * holds the lock for reading, and sends its message after it has let go of it.
+ *
+ * x86-64 only: system calls have other numbers and registers elsewhere.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+
+#include "shared.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+#define NR_MMAP 9
+#define NR_MUNMAP 11
+#define NR_BRK 12
+#define NR_IOCTL 16
+#define NR_MREMAP 25
+#define NR_MADVISE 28
+#define NR_CLONE 56
+#define NR_FORK 57
+#define NR_VFORK 58
+#define NR_CLONE3 435
+
+#define MAP_FIXED 0x10
+#define UFFDIO_UNREGISTER 0x8010aa01
+
+/* Of the kernel, only what is read here: libbpf finds out where it is. */
+struct mm_struct {
+	unsigned long total_vm, brk;
+} __attribute__((preserve_access_index));
+struct task_struct {
+	struct mm_struct *mm;
+} __attribute__((preserve_access_index));
+struct pt_regs {
+	unsigned long r10, r8, dx, si, di, orig_ax;
+} __attribute__((preserve_access_index));
+
+/* Which argument of the tracepoints says whether the lock is one for writing: 1, or 2 before Linux 6.14 or so. */
+const volatile unsigned int write_arg = 1;
+
+struct lp_ledger_shared shared;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, LP_LEDGER_RING_SIZE);
+} ring SEC(".maps");
+
+/* Watched address spaces. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, unsigned long long);
+	__type(value, unsigned char);
+} watched SEC(".maps");
+
+/* Calls that hold a lock for writing, by thread. */
+struct section {
+	unsigned long long mm, child, brk;
+	unsigned long total_vm;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, unsigned int);
+	__type(value, struct section);
+} sections SEC(".maps");
+
+static __always_inline void lose(void)
+{
+	__sync_fetch_and_add(&shared.lost, 1);
+}
+
+static __always_inline int is_fork(unsigned long nr)
+{
+	return nr == NR_CLONE || nr == NR_FORK || nr == NR_VFORK || nr == NR_CLONE3;
+}
+
+/* Does the call change what lies where? */
+static __always_inline int concerns(struct pt_regs *regs, unsigned long nr)
+{
+	unsigned long advice;
+
+	switch (nr) {
+	case NR_MMAP:
+		return (BPF_CORE_READ(regs, r10) & MAP_FIXED) != 0;
+	case NR_MADVISE: /* DONTFORK, DOFORK, WIPEONFORK, KEEPONFORK */
+		advice = BPF_CORE_READ(regs, dx);
+		return advice == 10 || advice == 11 || advice == 18 || advice == 19;
+	case NR_MUNMAP:
+	case NR_MREMAP:
+	case NR_BRK:
+		return 1;
+	default:
+		return is_fork(nr);
+	}
+}
+
+/* DONTNEED, FREE, REMOVE, DONTNEED_LOCKED */
+static __always_inline int discards(struct pt_regs *regs, unsigned long nr)
+{
+	unsigned long advice;
+
+	if (nr != NR_MADVISE)
+		return 0;
+	advice = BPF_CORE_READ(regs, dx);
+	return advice == 4 || advice == 8 || advice == 9 || advice == 24;
+}
+
+static __always_inline void enter(struct pt_regs *regs, struct mm_struct *mm, unsigned int tid, struct section *s)
+{
+	struct lp_ledger_entry *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
+
+	if (!e) {
+		lose();
+		return;
+	}
+	e->mm = (unsigned long long)mm;
+	e->child = s ? s->child : 0;
+	e->brk = s ? s->brk : 0;
+	e->grew = s ? (long long)(BPF_CORE_READ(mm, total_vm) - s->total_vm) : 0;
+	e->arg[0] = BPF_CORE_READ(regs, di);
+	e->arg[1] = BPF_CORE_READ(regs, si);
+	e->arg[2] = BPF_CORE_READ(regs, dx);
+	e->arg[3] = BPF_CORE_READ(regs, r10);
+	e->arg[4] = BPF_CORE_READ(regs, r8);
+	e->tid = tid;
+	e->nr = BPF_CORE_READ(regs, orig_ax);
+	/* Nobody sleeps on it. */
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+}
+
+static __always_inline void leave(struct mm_struct *mm, struct pt_regs *regs, unsigned int tid)
+{
+	struct section *s = bpf_map_lookup_elem(&sections, &tid);
+
+	if (!s || s->mm != (unsigned long long)mm)
+		return;
+	enter(regs, mm, tid, s);
+	bpf_map_delete_elem(&sections, &tid);
+}
+
+/*
+ * Flag @i of a tracepoint. The kernel refuses a program that may read more than
+ * the tracepoint has; it knows which branch is taken, unless the compiler makes one
+ * of the two.
+ */
+static __always_inline int flag(unsigned long long *ctx, int i)
+{
+	unsigned long long v;
+
+	if (write_arg == 1) {
+		v = ctx[1 + i];
+		asm volatile("r0 = 1" : "+r"(v) : : "r0");
+	} else {
+		v = ctx[2 + i];
+		asm volatile("r0 = 2" : "+r"(v) : : "r0");
+	}
+	return v & 0xff;
+}
+
+SEC("raw_tp/mmap_lock_acquire_returned")
+int lock_taken(unsigned long long *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct pt_regs *regs = (void *)bpf_task_pt_regs((void *)task);
+	struct mm_struct *mm = (void *)ctx[0], *own = BPF_CORE_READ(task, mm);
+	int write = flag(ctx, 0), success = flag(ctx, 1);
+	unsigned int tid = bpf_get_current_pid_tgid();
+	unsigned long long name = (unsigned long long)mm;
+	struct section s = {}, *parent;
+	unsigned char one = 1;
+	unsigned long nr;
+
+	if (!success || !own)
+		return 0;
+	if (!write) {
+		leave(mm, regs, tid); /* turned into one for reading */
+		return 0;
+	}
+	nr = BPF_CORE_READ(regs, orig_ax);
+	if (own != mm) {
+		if (is_fork(nr)) { /* inside its parent's section: the child's own */
+			parent = bpf_map_lookup_elem(&sections, &tid);
+			if (!parent)
+				return 0;
+			parent->child = name;
+		} else if (nr == NR_IOCTL && BPF_CORE_READ(regs, si) == UFFDIO_UNREGISTER &&
+			   BPF_CORE_READ(regs, dx) == shared.who_arg) {
+			shared.who_mm = name;
+		} else {
+			return 0;
+		}
+		if (bpf_map_update_elem(&watched, &name, &one, BPF_ANY))
+			lose();
+		return 0;
+	}
+	if (!bpf_map_lookup_elem(&watched, &name) || !concerns(regs, nr))
+		return 0;
+	s.mm = name;
+	s.brk = BPF_CORE_READ(mm, brk);
+	s.total_vm = BPF_CORE_READ(mm, total_vm);
+	if (bpf_map_update_elem(&sections, &tid, &s, BPF_ANY))
+		lose();
+	return 0;
+}
+
+SEC("raw_tp/mmap_lock_released")
+int lock_left(unsigned long long *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct pt_regs *regs = (void *)bpf_task_pt_regs((void *)task);
+	struct mm_struct *mm = (void *)ctx[0];
+	int write = flag(ctx, 0);
+	unsigned long long name = (unsigned long long)mm;
+	unsigned int tid = bpf_get_current_pid_tgid();
+
+	if (BPF_CORE_READ(task, mm) != mm)
+		return 0;
+	if (write)
+		leave(mm, regs, tid);
+	else if (discards(regs, BPF_CORE_READ(regs, orig_ax)) && bpf_map_lookup_elem(&watched, &name))
+		enter(regs, mm, tid, NULL);
+	return 0;
+}
+
+/* Its name may be given to another. */
+SEC("raw_tp/exit_mmap")
+int space_gone(unsigned long long *ctx)
+{
+	unsigned long long name = ctx[0];
+
+	bpf_map_delete_elem(&watched, &name);
+	return 0;
+}

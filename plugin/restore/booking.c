@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Booking: what the ledger says of system calls becomes entries of the engine's
+ * books. Each space has its name from lp_ledger_watch(); those of children come
+ * with the entry of the fork(), before the child has run.
+ *
+ * Only the holder of the reader role reads the ledger, so that nothing is entered
+ * between a probe and the settled moment that it has found.
+ */
+#include <errno.h>
+#include <linux/mman.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+
+#include "restore/internal.h"
+
+/* Entries of children that have not been handled yet, at most. */
+#define EARLY_MAX 4096
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+static struct lp_mm **bucket(struct lp_restore *r, uint64_t name)
+{
+	/* Kernel addresses of objects of some 2 KiB. */
+	return &r->books[(name >> 6 ^ name >> 14) % ARRAY_SIZE(r->books)];
+}
+
+static struct lp_mm *by_name(struct lp_restore *r, uint64_t name)
+{
+	struct lp_mm *mm = *bucket(r, name);
+
+	while (mm && mm->book != name)
+		mm = mm->book_next;
+	return mm;
+}
+
+void book_forget(struct lp_mm *mm)
+{
+	struct lp_mm **p;
+
+	if (!mm->book)
+		return;
+	for (p = bucket(mm->r, mm->book); *p != mm; p = &(*p)->book_next)
+		;
+	*p = mm->book_next;
+	mm->book = 0;
+}
+
+void book_named(struct lp_mm *mm, uint64_t name)
+{
+	struct lp_mm **p = bucket(mm->r, name), *old = by_name(mm->r, name);
+
+	/* That one has ended, and its name was given to another. */
+	if (old)
+		book_forget(old);
+	mm->book = name;
+	mm->book_next = *p;
+	*p = mm;
+	eng_book(mm->space, name);
+}
+
+/* ---- From system calls to changes --------------------------------------------- */
+
+static uint64_t pages(uint64_t bytes)
+{
+	return (bytes + LP_PAGE_SIZE - 1) & ~(LP_PAGE_SIZE - 1);
+}
+
+/*
+ * madvise() that discards is entered each time it lets go of the lock: as it
+ * sends its message, and after the zap; in a range of several mappings that is
+ * also when the message of the next one is sent. So the last entry of a thread may
+ * be the one that a message belongs to, unless it has had its message.
+ */
+static bool to_removal(struct lp_mm *mm, const struct lp_ledger_entry *e, struct lp_change *c)
+{
+	struct removal *v = mm->removals, *oldest = v;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(mm->removals) && v[i].tid != e->tid; i++)
+		if (v[i].number < oldest->number)
+			oldest = &v[i];
+	if (i < ARRAY_SIZE(mm->removals))
+		oldest = &v[i];
+	*oldest = (struct removal){ c->from, c->len, ++mm->r->calls, e->tid, false };
+	c->kind = LP_CHANGE_REMOVE;
+	c->to = oldest->number;
+	return true;
+}
+
+static bool to_madvise(struct lp_mm *mm, const struct lp_ledger_entry *e, struct lp_change *c)
+{
+	c->from = e->arg[0];
+	c->len = pages(e->arg[1]);
+	switch (e->arg[2]) {
+	case MADV_DONTFORK:
+		c->kind = LP_CHANGE_DONTFORK;
+		return true;
+	case MADV_DOFORK:
+		c->kind = LP_CHANGE_DOFORK;
+		return true;
+	case MADV_WIPEONFORK:
+		c->kind = LP_CHANGE_WIPE;
+		return true;
+	case MADV_KEEPONFORK:
+		c->kind = LP_CHANGE_KEEP;
+		return true;
+	default:
+		return to_removal(mm, e, c);
+	}
+}
+
+static bool to_mremap(const struct lp_ledger_entry *e, struct lp_change *c)
+{
+	c->kind = LP_CHANGE_REMAP;
+	c->from = e->arg[0];
+	c->len = pages(e->arg[1]);
+	c->to_len = pages(e->arg[2]);
+	c->flags = e->arg[3] & (LP_REMAP_MAYMOVE | LP_REMAP_FIXED | LP_REMAP_DONTUNMAP);
+	if (c->flags & LP_REMAP_FIXED)
+		c->to = e->arg[4];
+	if (c->to_len > c->len && e->grew > 0 && (uint64_t)e->grew * LP_PAGE_SIZE == c->to_len - c->len)
+		c->flags |= LP_REMAP_GREW;
+	return true;
+}
+
+static bool in_bounds(const struct lp_change *c)
+{
+	const uint64_t max = UINT64_C(1) << 62;
+
+	return c->from < max && c->len < max && c->to_len < max && !(c->from % LP_PAGE_SIZE) &&
+	       (c->kind != LP_CHANGE_REMAP || (c->to < max && !(c->to % LP_PAGE_SIZE)));
+}
+
+/* False: it changes nothing. */
+static bool to_change(struct lp_mm *mm, const struct lp_ledger_entry *e, struct lp_change *c)
+{
+	*c = (struct lp_change){ .kind = LP_CHANGE_UNMAP };
+	switch (e->nr) {
+#ifdef __x86_64__
+	case SYS_mmap:
+	case SYS_munmap:
+		c->from = e->arg[0];
+		c->len = pages(e->arg[1]);
+		return true;
+	case SYS_brk:
+		c->from = pages(e->arg[0]);
+		c->len = pages(e->brk) - c->from;
+		return e->arg[0] && pages(e->brk) > c->from;
+	case SYS_mremap:
+		return to_mremap(e, c);
+	case SYS_madvise:
+		return to_madvise(mm, e, c);
+	case SYS_clone:
+	case SYS_fork:
+	case SYS_vfork:
+	case SYS_clone3:
+		c->kind = LP_CHANGE_FORK;
+		c->to = e->child;
+		return c->to != 0;
+#endif
+	}
+	return false;
+}
+
+static void enter(struct lp_mm *mm, const struct lp_ledger_entry *e)
+{
+	struct lp_change c;
+
+	if (!to_change(mm, e, &c) || !in_bounds(&c) || !lp_space_concerned(mm->space, &c))
+		return;
+	/* First that, since the entry will not come again. */
+	note_change(mm, &c);
+	if (eng_changed(mm->space, &c))
+		lose_tree(mm->r, mm, "out of memory for a change of its layout");
+}
+
+/* ---- Children whose FORK was not handled yet ------------------------------------ */
+
+static bool is_expected(const struct lp_restore *r, uint64_t name)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(r->expected); i++)
+		if (r->expected[i] == name)
+			return true;
+	return false;
+}
+
+static void keep_early(struct lp_restore *r, const struct lp_ledger_entry *e)
+{
+	struct early *early = r->nearly < EARLY_MAX ? malloc(sizeof(*early)) : NULL;
+
+	if (!early) {
+		/* That child cannot be told from others: it goes without. */
+		for (size_t i = 0; i < ARRAY_SIZE(r->expected); i++)
+			if (r->expected[i] == e->mm)
+				r->expected[i] = 0;
+		return;
+	}
+	*early = (struct early){ .e = *e };
+	*r->early_tail = early;
+	r->early_tail = &early->next;
+	r->nearly++;
+}
+
+/* Hand out, in order, what was kept for @mm; with NULL, forget all. */
+static void take_early(struct lp_restore *r, struct lp_mm *mm)
+{
+	struct early **p = &r->early, *e;
+
+	while ((e = *p)) {
+		if (mm && e->e.mm != mm->book) {
+			p = &e->next;
+			continue;
+		}
+		*p = e->next;
+		r->nearly--;
+		if (mm)
+			enter(mm, &e->e);
+		free(e);
+	}
+	r->early_tail = p;
+}
+
+static void on_entry(void *arg, const struct lp_ledger_entry *e)
+{
+	struct lp_restore *r = arg;
+	struct lp_mm *mm;
+
+	/* Before anything of the child can come; and the name is no other's any more. */
+	if (e->child) {
+		mm = by_name(r, e->child);
+		if (mm)
+			book_forget(mm);
+		r->expected[r->nexpected++ % ARRAY_SIZE(r->expected)] = e->child;
+	}
+	mm = by_name(r, e->mm);
+	if (mm)
+		enter(mm, e);
+	else if (is_expected(r, e->mm))
+		keep_early(r, e);
+}
+
+/* ---- ------------------------------------------------------------------------------ */
+
+void book_begin(struct lp_mm *mm)
+{
+	struct lp_restore *r = mm->r;
+	uint64_t addr = UINT64_C(0x10000), name; /* as in probe_mm() */
+	bool forked;
+	size_t i;
+
+	if (!r->ledger)
+		return;
+	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
+		addr += LP_PAGE_SIZE;
+	name = lp_ledger_watch(r->ledger, mm->fd, addr, LP_PAGE_SIZE);
+	if (!name)
+		return;
+	forked = !mm->handed;
+	for (i = 0; forked && i < ARRAY_SIZE(r->expected); i++) {
+		if (r->expected[i] != name)
+			continue;
+		r->expected[i] = 0;
+		forked = false;
+	}
+	note_book(mm, name);
+	book_named(mm, name);
+	if (forked) { /* its fork() was not entered, nor what it has done since */
+		note_book_lost(mm);
+		eng_book_lost(mm->space);
+	}
+	take_early(r, mm);
+}
+
+void book_read(struct lp_restore *r)
+{
+	struct lp_mm *mm;
+
+	if (!r->ledger)
+		return;
+	r->ledger_at = lp_now();
+	lp_ledger_read(r->ledger);
+	if (!lp_ledger_lost(r->ledger))
+		return;
+	pr_warn("the kernel's ring of changes was full: their order has to be guessed until all have settled");
+	for (mm = r->mms; mm; mm = mm->next) {
+		if (!mm->book)
+			continue;
+		note_book_lost(mm);
+		eng_book_lost(mm->space);
+	}
+}
+
+uint64_t book_removal(struct lp_mm *mm, uint64_t start, uint64_t end)
+{
+	struct removal *v = mm->removals, *last = NULL;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(mm->removals); i++)
+		if (v[i].number && !v[i].sent && start >= v[i].from && end - v[i].from <= v[i].len &&
+		    (!last || v[i].number > last->number))
+			last = &v[i];
+	if (!last)
+		return 0;
+	last->sent = true;
+	return last->number;
+}
+
+void booking_begin(struct lp_restore *r)
+{
+	const int *fds = r->conf->ledger;
+	struct lp_err why;
+
+	r->early_tail = &r->early;
+	/* Of this worker alone: those of the last one may still be in the log. */
+	r->calls = r->j ? (uint64_t)r->j->h->workers << 40 : 0;
+	if (fds && fds[LP_LEDGER_RING] >= 0 && lp_ledger_attach(fds, on_entry, r, &r->ledger, &why))
+		pr_warn("%s: the order of changes has to be guessed", why.msg);
+}
+
+void booking_end(struct lp_restore *r)
+{
+	if (!r->ledger)
+		return;
+	take_early(r, NULL);
+	lp_ledger_detach(r->ledger);
+	r->ledger = NULL;
+}
+
+void book_resume(struct lp_restore *r)
+{
+	struct lp_mm *mm;
+
+	for (mm = r->mms; mm; mm = mm->next) {
+		if (!mm->book && r->ledger && !lp_space_dead(mm->space))
+			book_begin(mm);
+		if (!mm->book)
+			continue;
+		note_book_lost(mm);
+		eng_book_lost(mm->space);
+	}
+}
