@@ -22,7 +22,13 @@
 
 void lp_space_book(struct lp_space *s, uint64_t name)
 {
+	size_t i;
+
 	s->book_name = s->dead ? 0 : name;
+	/* There, too, since the child may end before its parent is settled. */
+	for (i = 0; s->parent && i < s->parent->nlog; i++)
+		if (s->parent->log[i].child == s)
+			s->parent->log[i].call = name;
 }
 
 uint64_t lp_space_book_name(const struct lp_space *s)
@@ -342,12 +348,12 @@ static int forking(struct reading *t, const struct lp_change *c)
 	for (i = t->next; i < t->s->nlog; i++) {
 		if (t->taken[i] || log[i].kind != MSG_FORK)
 			continue;
-		if (log[i].child && log[i].child->book_name == c->to) {
+		if (log[i].call == c->to) {
 			m = &log[i];
 			break;
 		}
-		/* It has ended; or ended so early that its book could not be begun. */
-		if (!m && (!log[i].child || !log[i].child->book_name))
+		/* It has ended so early that its book could not be begun. */
+		if (!m && !log[i].call)
 			m = &log[i];
 	}
 	if (!m)

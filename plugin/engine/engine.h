@@ -171,7 +171,10 @@ struct lp_change {
 	uint64_t from, len, to, to_len;
 };
 
-/* From now on all changes of @s are entered. @name: not 0; what the FORK that a child came from calls it. */
+/*
+ * From now on all changes of @s are entered. @name: not 0, and never given to another;
+ * what the FORK that a child came from calls it.
+ */
 void lp_space_book(struct lp_space *s, uint64_t name);
 uint64_t lp_space_book_name(const struct lp_space *s);
 /* Does @c have to be entered? If not, it changes nothing that the engine knows of. */

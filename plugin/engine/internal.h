@@ -31,7 +31,7 @@ struct lp_msg {
 	bool grown;		/* REMAP: nothing that we knew of was at the old place */
 	uint64_t from, to, len; /* to: of REMAP */
 	uint64_t told;		/* REMAP: the length that the message tells, see log_pair() */
-	uint64_t call;		/* REMOVE: the number of the change in the book, or 0 */
+	uint64_t call;		/* of the change in the book, or 0: the number of a REMOVE, the name of FORK's child */
 	struct lp_space *child; /* of FORK; NULL: has ended */
 };
 

@@ -61,7 +61,7 @@ enum lp_jkind {
 	LP_J_DONE,  /* [x, y) is filled, or has no place any more; y grows in place */
 	LP_J_RESTART, /* a new worker goes on */
 	/* The kernel's order, see "The book" in engine/engine.h. */
-	LP_J_BOOK,	/* x = name */
+	LP_J_BOOK,	/* x = name, y = what the ledger calls it */
 	LP_J_CHANGE_TO, /* of the change in the next cell: x = to_len */
 	LP_J_CHANGE,	/* a = kind, b = flags, x = from, y = len, z = to */
 	LP_J_BOOK_LOST,

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Booking: what the ledger says of system calls becomes entries of the engine's
- * books. Each space has its name from lp_ledger_watch(); those of children come
- * with the entry of the fork(), before the child has run.
+ * books. What the ledger calls an address space (lp_ledger_watch()) it may call
+ * another one later, so each gets a name of its own here; children with the entry
+ * of their fork(), which comes before they run.
  *
  * Only the holder of the reader role reads the ledger, so that nothing is entered
  * between a probe and the settled moment that it has found.
@@ -19,17 +20,17 @@
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
-static struct lp_mm **bucket(struct lp_restore *r, uint64_t name)
+static struct lp_mm **bucket(struct lp_restore *r, uint64_t in_ledger)
 {
 	/* Kernel addresses of objects of some 2 KiB. */
-	return &r->books[(name >> 6 ^ name >> 14) % ARRAY_SIZE(r->books)];
+	return &r->books[(in_ledger >> 6 ^ in_ledger >> 14) % ARRAY_SIZE(r->books)];
 }
 
-static struct lp_mm *by_name(struct lp_restore *r, uint64_t name)
+static struct lp_mm *find(struct lp_restore *r, uint64_t in_ledger)
 {
-	struct lp_mm *mm = *bucket(r, name);
+	struct lp_mm *mm = *bucket(r, in_ledger);
 
-	while (mm && mm->book != name)
+	while (mm && mm->book != in_ledger)
 		mm = mm->book_next;
 	return mm;
 }
@@ -46,14 +47,14 @@ void book_forget(struct lp_mm *mm)
 	mm->book = 0;
 }
 
-void book_named(struct lp_mm *mm, uint64_t name)
+void book_named(struct lp_mm *mm, uint64_t name, uint64_t in_ledger)
 {
-	struct lp_mm **p = bucket(mm->r, name), *old = by_name(mm->r, name);
+	struct lp_mm **p = bucket(mm->r, in_ledger), *old = find(mm->r, in_ledger);
 
-	/* That one has ended, and its name was given to another. */
+	/* That one has ended. */
 	if (old)
 		book_forget(old);
-	mm->book = name;
+	mm->book = in_ledger;
 	mm->book_next = *p;
 	*p = mm;
 	eng_book(mm->space, name);
@@ -82,7 +83,7 @@ static bool to_removal(struct lp_mm *mm, const struct lp_ledger_entry *e, struct
 			oldest = &v[i];
 	if (i < ARRAY_SIZE(mm->removals))
 		oldest = &v[i];
-	*oldest = (struct removal){ c->from, c->len, ++mm->r->calls, e->tid, false };
+	*oldest = (struct removal){ c->from, c->len, ++mm->r->numbers, e->tid, false };
 	c->kind = LP_CHANGE_REMOVE;
 	c->to = oldest->number;
 	return true;
@@ -133,7 +134,7 @@ static bool in_bounds(const struct lp_change *c)
 }
 
 /* False: it changes nothing. */
-static bool to_change(struct lp_mm *mm, const struct lp_ledger_entry *e, struct lp_change *c)
+static bool to_change(struct lp_mm *mm, const struct lp_ledger_entry *e, uint64_t child, struct lp_change *c)
 {
 	*c = (struct lp_change){ .kind = LP_CHANGE_UNMAP };
 	switch (e->nr) {
@@ -156,18 +157,19 @@ static bool to_change(struct lp_mm *mm, const struct lp_ledger_entry *e, struct 
 	case SYS_vfork:
 	case SYS_clone3:
 		c->kind = LP_CHANGE_FORK;
-		c->to = e->child;
+		c->to = child;
 		return c->to != 0;
 #endif
 	}
 	return false;
 }
 
-static void enter(struct lp_mm *mm, const struct lp_ledger_entry *e)
+/* @child: the name of the one that it forked. */
+static void enter(struct lp_mm *mm, const struct lp_ledger_entry *e, uint64_t child)
 {
 	struct lp_change c;
 
-	if (!to_change(mm, e, &c) || !in_bounds(&c) || !lp_space_concerned(mm->space, &c))
+	if (!to_change(mm, e, child, &c) || !in_bounds(&c) || !lp_space_concerned(mm->space, &c))
 		return;
 	/* First that, since the entry will not come again. */
 	note_change(mm, &c);
@@ -177,47 +179,50 @@ static void enter(struct lp_mm *mm, const struct lp_ledger_entry *e)
 
 /* ---- Children whose FORK was not handled yet ------------------------------------ */
 
-static bool is_expected(const struct lp_restore *r, uint64_t name)
+/* Take the name of a child, which the ledger calls @in_ledger, off the list; 0: it is not there. */
+static uint64_t take_expected(struct lp_restore *r, uint64_t in_ledger, bool leave)
 {
+	uint64_t name = 0;
 	size_t i;
 
-	for (i = 0; i < ARRAY_SIZE(r->expected); i++)
-		if (r->expected[i] == name)
-			return true;
-	return false;
+	for (i = 0; i < ARRAY_SIZE(r->expected); i++) {
+		if (r->expected[i].in_ledger != in_ledger)
+			continue;
+		name = r->expected[i].name;
+		if (!leave)
+			r->expected[i].in_ledger = 0;
+	}
+	return name;
 }
 
-static void keep_early(struct lp_restore *r, const struct lp_ledger_entry *e)
+static void keep_early(struct lp_restore *r, const struct lp_ledger_entry *e, uint64_t name)
 {
 	struct early *early = r->nearly < EARLY_MAX ? malloc(sizeof(*early)) : NULL;
 
 	if (!early) {
-		/* That child cannot be told from others: it goes without. */
-		for (size_t i = 0; i < ARRAY_SIZE(r->expected); i++)
-			if (r->expected[i] == e->mm)
-				r->expected[i] = 0;
+		take_expected(r, e->mm, false); /* it will be without its first changes */
 		return;
 	}
-	*early = (struct early){ .e = *e };
+	*early = (struct early){ .e = *e, .name = name };
 	*r->early_tail = early;
 	r->early_tail = &early->next;
 	r->nearly++;
 }
 
-/* Hand out, in order, what was kept for @mm; with NULL, forget all. */
-static void take_early(struct lp_restore *r, struct lp_mm *mm)
+/* Hand out, in order, what was kept for what the ledger calls @in_ledger (0: for all) to @mm; with NULL, forget it. */
+static void take_early(struct lp_restore *r, uint64_t in_ledger, struct lp_mm *mm)
 {
 	struct early **p = &r->early, *e;
 
 	while ((e = *p)) {
-		if (mm && e->e.mm != mm->book) {
+		if (in_ledger && e->e.mm != in_ledger) {
 			p = &e->next;
 			continue;
 		}
 		*p = e->next;
 		r->nearly--;
 		if (mm)
-			enter(mm, &e->e);
+			enter(mm, &e->e, e->name);
 		free(e);
 	}
 	r->early_tail = p;
@@ -226,20 +231,26 @@ static void take_early(struct lp_restore *r, struct lp_mm *mm)
 static void on_entry(void *arg, const struct lp_ledger_entry *e)
 {
 	struct lp_restore *r = arg;
+	uint64_t name = 0;
 	struct lp_mm *mm;
+	size_t i;
 
-	/* Before anything of the child can come; and the name is no other's any more. */
+	/* Before anything of the child can come; and who was called so is no more. */
 	if (e->child) {
-		mm = by_name(r, e->child);
+		mm = find(r, e->child);
 		if (mm)
 			book_forget(mm);
-		r->expected[r->nexpected++ % ARRAY_SIZE(r->expected)] = e->child;
+		take_expected(r, e->child, false);
+		take_early(r, e->child, NULL);
+		i = r->nexpected++ % ARRAY_SIZE(r->expected);
+		r->expected[i].in_ledger = e->child;
+		r->expected[i].name = name = ++r->numbers;
 	}
-	mm = by_name(r, e->mm);
+	mm = find(r, e->mm);
 	if (mm)
-		enter(mm, e);
-	else if (is_expected(r, e->mm))
-		keep_early(r, e);
+		enter(mm, e, name);
+	else if (take_expected(r, e->mm, true))
+		keep_early(r, e, name);
 }
 
 /* ---- ------------------------------------------------------------------------------ */
@@ -247,31 +258,27 @@ static void on_entry(void *arg, const struct lp_ledger_entry *e)
 void book_begin(struct lp_mm *mm)
 {
 	struct lp_restore *r = mm->r;
-	uint64_t addr = UINT64_C(0x10000), name; /* as in probe_mm() */
-	bool forked;
-	size_t i;
+	uint64_t addr = UINT64_C(0x10000), in_ledger, name; /* as in probe_mm() */
+	bool entered;
 
 	if (!r->ledger)
 		return;
 	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
 		addr += LP_PAGE_SIZE;
-	name = lp_ledger_watch(r->ledger, mm->fd, addr, LP_PAGE_SIZE);
-	if (!name)
+	in_ledger = lp_ledger_watch(r->ledger, mm->fd, addr, LP_PAGE_SIZE);
+	if (!in_ledger)
 		return;
-	forked = !mm->handed;
-	for (i = 0; forked && i < ARRAY_SIZE(r->expected); i++) {
-		if (r->expected[i] != name)
-			continue;
-		r->expected[i] = 0;
-		forked = false;
-	}
-	note_book(mm, name);
-	book_named(mm, name);
-	if (forked) { /* its fork() was not entered, nor what it has done since */
+	name = take_expected(r, in_ledger, false);
+	entered = name || mm->handed;
+	if (!name)
+		name = ++r->numbers;
+	note_book(mm, name, in_ledger);
+	book_named(mm, name, in_ledger);
+	if (!entered) { /* nor its fork(), nor what it has done since */
 		note_book_lost(mm);
 		eng_book_lost(mm->space);
 	}
-	take_early(r, mm);
+	take_early(r, in_ledger, mm);
 }
 
 void book_read(struct lp_restore *r)
@@ -315,7 +322,7 @@ void booking_begin(struct lp_restore *r)
 
 	r->early_tail = &r->early;
 	/* Of this worker alone: those of the last one may still be in the log. */
-	r->calls = r->j ? (uint64_t)r->j->h->workers << 40 : 0;
+	r->numbers = r->j ? (uint64_t)r->j->h->workers << 40 : 0;
 	if (fds && fds[LP_LEDGER_RING] >= 0 && lp_ledger_attach(fds, on_entry, r, &r->ledger, &why))
 		pr_warn("%s: the order of changes has to be guessed", why.msg);
 }
@@ -324,7 +331,7 @@ void booking_end(struct lp_restore *r)
 {
 	if (!r->ledger)
 		return;
-	take_early(r, NULL);
+	take_early(r, 0, NULL);
 	lp_ledger_detach(r->ledger);
 	r->ledger = NULL;
 }

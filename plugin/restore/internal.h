@@ -97,6 +97,7 @@ struct lp_mm {
 /* An entry of a child whose FORK was not handled yet. */
 struct early {
 	struct early *next;
+	uint64_t name; /* of a child that it forked */
 	struct lp_ledger_entry e;
 };
 
@@ -121,11 +122,13 @@ struct lp_restore {
 	/* booking.c; r->lock */
 	struct lp_ledger *ledger; /* NULL: the order of changes has to be guessed */
 	struct lp_mm *books[256]; /* by name */
-	uint64_t expected[64];	  /* names of children whose FORK was not handled yet, the last ones; 0: none */
+	struct {
+		uint64_t in_ledger, name; /* 0: none */
+	} expected[64];		  /* children whose FORK was not handled yet, the last ones */
 	unsigned nexpected;	  /* so far */
 	struct early *early, **early_tail;
 	unsigned nearly;
-	uint64_t calls; /* numbers of madvise() given out */
+	uint64_t numbers; /* names, and numbers of madvise(), given out */
 	uint64_t ledger_at; /* of the role: when it was read last */
 
 	pthread_mutex_t role, lock;
@@ -219,7 +222,7 @@ void note_call(struct lp_mm *mm, enum lp_jkind kind);
  */
 void note_message(struct lp_mm *mm, const struct uffd_msg *m, unsigned idx, const struct lp_mm *child, uint64_t call);
 /* The book of @mm begins; has a new entry; lacks some. r->lock held. */
-void note_book(struct lp_mm *mm, uint64_t name);
+void note_book(struct lp_mm *mm, uint64_t name, uint64_t in_ledger);
 void note_change(struct lp_mm *mm, const struct lp_change *c);
 void note_book_lost(struct lp_mm *mm);
 /* A task was handed over. r->lock held. */
@@ -239,7 +242,7 @@ void booking_end(struct lp_restore *r);
 /* From now on for @mm, whose space is there. */
 void book_begin(struct lp_mm *mm);
 /* As a journal says. */
-void book_named(struct lp_mm *mm, uint64_t name);
+void book_named(struct lp_mm *mm, uint64_t name, uint64_t in_ledger);
 /* It is no more. */
 void book_forget(struct lp_mm *mm);
 /* Enter all that the ledger has. By the holder of the role only: what is entered is settled by its probes. */

@@ -53,10 +53,10 @@ void note_call(struct lp_mm *mm, enum lp_jkind kind)
 		lp_crash_point(settle_noted);
 }
 
-void note_book(struct lp_mm *mm, uint64_t name)
+void note_book(struct lp_mm *mm, uint64_t name, uint64_t in_ledger)
 {
 	if (mm->r->j)
-		lp_journal_add(mm->r->j, LP_J_BOOK, 0, 0, mm->id, name, 0, 0);
+		lp_journal_add(mm->r->j, LP_J_BOOK, 0, 0, mm->id, name, in_ledger, 0);
 }
 
 void note_change(struct lp_mm *mm, const struct lp_change *c)

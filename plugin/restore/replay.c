@@ -163,7 +163,7 @@ static int on_cell(struct lp_replay *p, const struct lp_jcell *c, uint64_t word,
 		p->at = p->n;
 		break;
 	case LP_J_BOOK:
-		book_named(mm, x);
+		book_named(mm, x, y);
 		break;
 	case LP_J_CHANGE_TO:
 		p->to_len = x;

@@ -41,7 +41,7 @@ static void message(struct lp_mm *mm)
 {
 	const struct uffd_msg m = { .event = UFFD_EVENT_REMOVE };
 
-	note_message(mm, &m, 0, NULL);
+	note_message(mm, &m, 0, NULL, 0);
 }
 
 /* What the messages before have moved there is there now. */
