@@ -80,13 +80,13 @@ $(B)/gen/%.pb-c.c $(B)/gen/%.pb-c.h &: %.proto
 $(LIB_OBJ) $(CLI_OBJ): | $(PB_H)
 
 # The program that runs in the kernel, as a header that has its code.
-BPF_FLAGS := -O2 -g -target bpf -Wall -Werror -I/usr/include/$(shell $(CC) -print-multiarch)
-$(B)/gen/%.skel.h: plugin/ledger/%.bpf.c plugin/ledger/shared.h
+BPF_FLAGS := -O2 -g -target bpf -Wall -Werror -Iplugin -I/usr/include/$(shell $(CC) -print-multiarch)
+$(B)/gen/ledger/%.skel.h: plugin/ledger/%.bpf.c plugin/ledger/shared.h
 	$(call say,BPF,$<)
 	$(Q)mkdir -p $(@D) && $(CLANG) $(BPF_FLAGS) -c -o $(@:.skel.h=.bpf.o) $< && \
 		$(BPFTOOL) gen skeleton $(@:.skel.h=.bpf.o) name $*_bpf > $@.tmp && mv $@.tmp $@
 
-$(B)/obj/plugin/ledger/ledger.o: $(B)/gen/watch.skel.h
+$(B)/obj/plugin/ledger/ledger.o: $(B)/gen/ledger/watch.skel.h
 
 $(B)/obj/gen/%.o: $(B)/gen/%.c
 	$(call say,CC,$<)

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "ledger/ledger.h"
 #include "sandbox/sandbox.h"
 
 /* Headers older than the kernel we may run on. */
@@ -155,6 +156,17 @@ static void check_permissions(struct report *r)
 	item(r, "open files, hard limit", rl.rlim_max >= 4096, BETTER, detail, "ulimit -Hn 1048576");
 }
 
+static void check_ledger(struct report *r)
+{
+	struct lp_err err = { "the kernel tells in which order threads change their layout (BPF)" };
+	int fds[LP_LEDGER_FDS];
+	bool good = !lp_ledger_load(fds, &err);
+
+	item(r, "ledger", good, BETTER, err.msg,
+	     "root or CAP_BPF and CAP_PERFMON, Linux 5.15 or newer with BTF, x86-64; without it the order is guessed");
+	lp_ledger_close(fds);
+}
+
 /* The first line of `CRIU --version`, or what went wrong. */
 static bool criu_version(const char *criu, char *buf, size_t len)
 {
@@ -258,6 +270,7 @@ int cmd_check(int argc, char **argv)
 	check_uffd(&r);
 	check_userns(&r);
 	check_permissions(&r);
+	check_ledger(&r);
 	check_criu(&r, criu);
 	if (r.json) {
 		json_t *top = json_pack("{s:s, s:b, s:O}", "kernel", u.release, "ok", r.ok, "items", r.items);

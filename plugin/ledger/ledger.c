@@ -25,7 +25,7 @@
 
 #include "base/log.h"
 #include "ledger/ledger.h"
-#include "watch.skel.h"
+#include "ledger/watch.skel.h"
 
 struct lp_ledger {
 	unsigned long *consumer; /* positions, and where they point to */

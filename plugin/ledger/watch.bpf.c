@@ -17,7 +17,7 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
-#include "shared.h"
+#include "ledger/shared.h"
 
 char LICENSE[] SEC("license") = "GPL";
 

@@ -531,25 +531,6 @@ static void check_trace(struct run *r)
 	}
 }
 
-/* By the daemon's summary: how often the layout had changed, and how often its order had to be guessed. */
-static void count_settlings(const struct run *r, uint64_t *booked, uint64_t *guessed)
-{
-	static const char what[] = " times the layout had changed: ";
-	unsigned long long b, g;
-	struct ib_buf log = { 0 };
-	const char *at;
-
-	if (!ib_load(r->dir, "daemon.log", &log) && log.n) {
-		ib_bytes(&log, "", 1);
-		at = strstr((char *)log.p, what);
-		if (at && sscanf(at + strlen(what), "%llu in the kernel's order, %llu guessed", &b, &g) == 2) {
-			*booked += b;
-			*guessed += g;
-		}
-	}
-	ib_free(&log);
-}
-
 static void judge(struct run *r)
 {
 	struct oracle_shared *sh = &r->st->sh;
@@ -788,7 +769,7 @@ int main(int argc, char **argv)
 		refused += atomic_load(&r.st->sh.refused);
 		excused += atomic_load(&r.st->sh.excused);
 		kills_count(r.dir, &kills);
-		count_settlings(&r, &booked, &guessed);
+		kills_settlings(r.dir, &booked, &guessed);
 		if (atomic_load(&r.st->sh.longest_ns) / 1000 > pause_us)
 			pause_us = atomic_load(&r.st->sh.longest_ns) / 1000;
 		if (r.why[0]) {

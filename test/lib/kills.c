@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Killed workers, see kills.h. */
+/* Killed workers, and what else a daemon's log tells; see kills.h. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +36,28 @@ void kills_count(const char *dir, struct kills *k)
 		if (strstr(line, "goes on with") && at && sscanf(at, " address spaces, %lf ms", &ms) == 1 &&
 		    ms * 1000 > k->longest_us)
 			k->longest_us = ms * 1000;
+	}
+	fclose(f);
+}
+
+void kills_settlings(const char *dir, uint64_t *booked, uint64_t *guessed)
+{
+	static const char what[] = " times the layout had changed: ";
+	unsigned long long b, g;
+	char path[300], line[1200];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/daemon.log", dir);
+	f = fopen(path, "re");
+	if (!f)
+		return;
+	while (fgets(line, sizeof(line), f)) {
+		const char *at = strstr(line, what);
+
+		if (at && sscanf(at + strlen(what), "%llu in the kernel's order, %llu guessed", &b, &g) == 2) {
+			*booked += b;
+			*guessed += g;
+		}
 	}
 	fclose(f);
 }

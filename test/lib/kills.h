@@ -18,6 +18,8 @@ struct kills {
 void kills_order(const char *spec, uint64_t seed);
 /* Add what the log in @dir tells. */
 void kills_count(const char *dir, struct kills *k);
+/* Add what it tells of settled moments: in the kernel's order, and guessed. By the last worker only. */
+void kills_settlings(const char *dir, uint64_t *booked, uint64_t *guessed);
 /* Kill guardian @pid, which has a process group of its own, with its worker and the anchor of @dir. */
 void kills_all(pid_t pid, const char *dir);
 
