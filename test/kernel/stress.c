@@ -779,9 +779,9 @@ int main(int argc, char **argv)
 		ib_remove(r.dir);
 		munmap(r.st, sizeof(*r.st));
 	}
+	printf("stress: %" PRIu64 " settled moments in the kernel's order, %" PRIu64 " guessed\n", booked, guessed);
 	printf("stress: %" PRIu64 " runs, %" PRIu64 " ops, %" PRIu64 " wrong pages, %" PRIu64 " refused calls, %" PRIu64
 	       " hangs, %" PRIu64 " excused, seed %" PRIu64 "%s\n", n, ops, wrong, refused, hangs, excused, o.seed, bad ? ": FAILED" : "");
-	printf("stress: %" PRIu64 " settled moments in the kernel's order, %" PRIu64 " guessed\n", booked, guessed);
 	if (o.crash)
 		printf("stress: %" PRIu64 " workers killed, at most %.3f ms from a death until all were woken, longest pause of a "
 		       "thread %.3f ms\n", kills.workers, kills.longest_us / 1e3, pause_us / 1e3);
