@@ -2,7 +2,8 @@
 /*
  * libFuzzer target: bytes choose what tasks, threads and the host do; the
  * engine is held against the model. The first byte chooses the races (those
- * that the engine is to get right), the number of threads and of tasks.
+ * that the engine is to get right: with a book all there are), the number of
+ * threads and of tasks.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,6 +22,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size < 2)
 		return 0;
 	conf.flags = data[0] & 1 ? MD_NO_RACES : MD_DEFAULT;
+	if (data[0] & 8)
+		conf.flags |= MD_ANYTHING | (data[0] & 32 ? MD_OLD_SHRINK : 0);
 	conf.threads = 1 + (data[0] >> 1) % 4;
 	conf.tasks = 1 + (data[0] >> 4) % 2;
 	choice.p = data + 1;

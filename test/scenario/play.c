@@ -17,6 +17,16 @@
  *   dontfork S A-B                MADV_DONTFORK
  *   kernel S A-B ... | none       what is registered there when the engine asks; at first: EAGAIN
  *   settled S                     -> yes | again
+ *   book S N                      from now on all changes of S are entered; N: its name, see `change S fork`
+ *   change S unmap A-B            the kernel has made it, or refused it; messages come by the lines above
+ *   change S remap FROM LEN TO_LEN [to A] [maymove] [dontunmap] [grew]  to: MREMAP_FIXED; it and dontunmap say maymove, too
+ *   change S fork N               N: the name of the child's book
+ *   change S dontfork|dofork|wipe|keep A-B
+ *   change S remove N A-B         N: its number, see `call`
+ *   call S N                      the next REMOVE is that of `change S remove N`
+ *   book-lost S
+ *   booked S                      -> yes | no
+ *   settlings                     -> BOOK GUESSED  settled moments with messages: by the book, and without
  *   old-shrink                    first of all: a kernel whose REMAP tells the old length of a move that shrinks
  */
 #include <errno.h>
@@ -283,6 +293,67 @@ static int do_kernel(struct play *p)
 	return 0;
 }
 
+static int change_remap(const struct play *p, struct lp_change *c)
+{
+	unsigned i;
+
+	if (p->n < 6)
+		return -EINVAL;
+	c->from = num(p->word[3]);
+	c->len = num(p->word[4]);
+	c->to_len = num(p->word[5]);
+	for (i = 6; i < p->n; i++) {
+		if (!strcmp(p->word[i], "to") && i + 1 < p->n) {
+			c->flags |= LP_REMAP_FIXED | LP_REMAP_MAYMOVE;
+			c->to = num(p->word[++i]);
+		} else if (!strcmp(p->word[i], "dontunmap")) {
+			c->flags |= LP_REMAP_DONTUNMAP | LP_REMAP_MAYMOVE;
+		} else if (!strcmp(p->word[i], "maymove")) {
+			c->flags |= LP_REMAP_MAYMOVE;
+		} else if (!strcmp(p->word[i], "grew")) {
+			c->flags |= LP_REMAP_GREW;
+		} else {
+			return -EINVAL;
+		}
+	}
+	return 0;
+}
+
+static int do_change(struct play *p, struct lp_space *s)
+{
+	static const char *const kinds[] = {
+		[LP_CHANGE_UNMAP] = "unmap",	   [LP_CHANGE_REMAP] = "remap",	  [LP_CHANGE_FORK] = "fork",
+		[LP_CHANGE_DONTFORK] = "dontfork", [LP_CHANGE_DOFORK] = "dofork", [LP_CHANGE_WIPE] = "wipe",
+		[LP_CHANGE_KEEP] = "keep",	   [LP_CHANGE_REMOVE] = "remove",
+	};
+	struct lp_change c = { .kind = LP_CHANGE_UNMAP };
+	uint64_t end;
+
+	while (c.kind <= LP_CHANGE_LAST && strcmp(p->word[2], kinds[c.kind]) != 0)
+		c.kind++;
+	if (c.kind > LP_CHANGE_LAST || p->n < 4)
+		return -EINVAL;
+	if (c.kind == LP_CHANGE_REMAP)
+		return change_remap(p, &c) ? -EINVAL : lp_space_changed(s, &c);
+	if (c.kind == LP_CHANGE_FORK || c.kind == LP_CHANGE_REMOVE)
+		c.to = num(p->word[3]);
+	if (c.kind != LP_CHANGE_FORK) {
+		if (!range(p->word[p->n - 1], &c.from, &end))
+			return -EINVAL;
+		c.len = end - c.from;
+	}
+	return lp_space_changed(s, &c);
+}
+
+static int do_settlings(struct play *p)
+{
+	uint64_t booked, guessed;
+
+	lp_engine_settlings(p->e, &booked, &guessed);
+	say(p, "%" PRIu64 " %" PRIu64, booked, guessed);
+	return 0;
+}
+
 static int command(struct play *p, const char *want)
 {
 	const char *cmd = p->word[0];
@@ -290,6 +361,8 @@ static int command(struct play *p, const char *want)
 
 	if (!strcmp(cmd, "next"))
 		return do_next(p);
+	if (!strcmp(cmd, "settlings"))
+		return do_settlings(p);
 	if (p->n < 2)
 		return -EINVAL;
 	if (!strcmp(cmd, "head") || !strcmp(cmd, "advance") || !strcmp(cmd, "finish"))
@@ -328,8 +401,26 @@ static int command(struct play *p, const char *want)
 		say(p, lp_space_complete(*s) ? "yes" : "no");
 		return 0;
 	}
+	if (!strcmp(cmd, "booked")) {
+		say(p, lp_space_booked(*s) ? "yes" : "no");
+		return 0;
+	}
+	if (!strcmp(cmd, "book-lost")) {
+		lp_space_book_lost(*s);
+		return 0;
+	}
 	if (p->n < 3)
 		return -EINVAL;
+	if (!strcmp(cmd, "book")) {
+		lp_space_book(*s, num(p->word[2]));
+		return 0;
+	}
+	if (!strcmp(cmd, "call")) {
+		lp_space_call(*s, num(p->word[2]));
+		return 0;
+	}
+	if (!strcmp(cmd, "change"))
+		return do_change(p, *s);
 	if (!strcmp(cmd, "doubtful")) {
 		say(p, lp_space_doubtful(*s, num(p->word[2])) ? "yes" : "no");
 		return 0;

@@ -6,7 +6,8 @@
  * anywhere. What threads read is compared with what they must read; nobody may
  * wait for ever; in the end everything is there. `--without RULE` takes one
  * rule out of the host, to show that its absence would be seen; `--each-rule`
- * does so with one after the other.
+ * does so with one after the other. In every other run the host keeps a book of
+ * each task; then threads race as they like.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -192,22 +193,45 @@ static void answer(struct sim *m, struct task *t, uint64_t addr)
 
 static void settled(struct sim *m, struct task *t);
 
+static void begin_book(struct sim *m, struct task *t)
+{
+	if (t->book && m->without != R_BOOK)
+		lp_space_book(t->space, t->book);
+}
+
+/* What the kernel of @t has made so far. */
+static void enter(struct sim *m, struct task *t)
+{
+	unsigned i;
+
+	for (i = 0; i < t->nentries; i++)
+		if (lp_space_changed(t->space, &t->entries[i]))
+			fail(m, "a change failed");
+	t->nentries = 0;
+}
+
 static void apply(struct sim *m, struct task *t, const struct event *e)
 {
 	uint64_t a = addr_of(e->a), addr;
 	struct task *c;
 	int rc = 0;
 
+	if (m->without != R_ENTER)
+		enter(m, t);
 	switch (e->kind) {
 	case EV_FORK:
 		c = &m->task[e->to];
 		rc = lp_space_fork(t->space, c, &c->space);
+		if (!rc)
+			begin_book(m, c);
 		c->parent = t;
 		break;
 	case EV_REMAP:
 		rc = lp_space_remap(t->space, a, addr_of(e->to), e->len * MD_PAGE);
 		break;
 	case EV_REMOVE:
+		if (t->book)
+			lp_space_call(t->space, e->to);
 		rc = lp_space_remove(t->space, a, a + e->len * MD_PAGE);
 		break;
 	case EV_UNMAP:
@@ -269,7 +293,8 @@ static void settled(struct sim *m, struct task *t)
 /* All messages are read; if a probe does not say EAGAIN this is a settled moment. */
 static void settle(struct sim *m, struct task *t)
 {
-	if (m->without == R_SETTLED || !lp_space_unsettled(t->space))
+	enter(m, t);
+	if (m->without == R_SETTLED || (!lp_space_unsettled(t->space) && !lp_space_booked(t->space)))
 		return;
 	if (k_changing(t) && m->without != R_PROBE)
 		return;
@@ -337,6 +362,8 @@ static void reader_step(struct sim *m)
 	if (t) {
 		if (t->fills && m->without != R_GATE)
 			return;
+		if (t->ended)
+			enter(m, t);
 		if (t->ended && m->without != R_EXIT)
 			lp_space_exit(t->space);
 		else if (!t->ended)
@@ -350,7 +377,8 @@ static void reader_step(struct sim *m)
 	t = &m->task[pick(m, TASKS)];
 	if (!t->space)
 		return;
-	if (has_message(t) || lp_space_unsettled(t->space) || (lp_space_has_deferred(t->space) && t->retry_at <= m->now) || t->ended || !pick(m, 50)) {
+	if (has_message(t) || lp_space_unsettled(t->space) || t->nentries || lp_space_booked(t->space) ||
+	    (lp_space_has_deferred(t->space) && t->retry_at <= m->now) || t->ended || !pick(m, 50)) {
 		for (i = 0; i < THREADS && t->ended; i++)
 			t->th[i].state = DONE;
 		t->announced = true;
@@ -360,7 +388,7 @@ static void reader_step(struct sim *m)
 
 /* ---- Runs ---------------------------------------------------------------- */
 
-static void populate(struct sim *m, struct task *t)
+static void populate(struct sim *m, struct task *t, bool book)
 {
 	unsigned i = 0, k;
 	uint32_t img = 1 + pick(m, 1000);
@@ -369,6 +397,10 @@ static void populate(struct sim *m, struct task *t)
 	t->used = true;
 	t->hasty = m->without == R_ORDER || m->without == R_PROBE;
 	rc = lp_space_new(m->engine, t, &t->space);
+	if (!rc && book) {
+		t->book = ++m->books;
+		begin_book(m, t);
+	}
 	while (!rc && i < PAGES) {
 		unsigned len = 1 + pick(m, 16), kind = pick(m, 6);
 
@@ -442,8 +474,8 @@ static bool run(uint64_t seed, enum rule without, char *error, size_t len)
 {
 	struct lp_engine_conf conf = { .page = MD_PAGE, .seed = seed, .there = k_there };
 	struct sim *m = calloc(1, sizeof(*m));
+	bool ok, book;
 	unsigned i;
-	bool ok;
 
 	if (!m)
 		abort();
@@ -452,8 +484,9 @@ static bool run(uint64_t seed, enum rule without, char *error, size_t len)
 	m->engine = lp_engine_new(&conf);
 	if (!m->engine)
 		abort();
+	book = pick(m, 2);
 	for (i = 0; i < 2; i++)
-		populate(m, &m->task[i]);
+		populate(m, &m->task[i], book);
 	while (!m->error[0] && !all_closed(m)) {
 		unsigned who = pick(m, 16);
 		struct task *t = &m->task[pick(m, TASKS)];

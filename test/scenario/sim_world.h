@@ -21,9 +21,10 @@
 #define PATIENCE 400000 /* steps that a thread may wait */
 #define BASE UINT64_C(0x10000000)
 #define QUEUE 64
+#define ENTRIES 256 /* made by a task's kernel and not entered yet; threads wait for their messages to be read */
 
 enum rule { R_NONE, R_GATE, R_ENOENT, R_WAKES, R_FORK, R_REMOVE, R_EAGAIN, R_DEFER, R_SHORT, R_MATCH, R_EXIT,
-	    R_SETTLED, R_ORDER, R_PROBE, R_YOUNG };
+	    R_SETTLED, R_ORDER, R_PROBE, R_YOUNG, R_BOOK, R_ENTER };
 
 static const struct {
 	const char *name, *help;
@@ -41,6 +42,8 @@ static const struct {
 	[R_ORDER] = { "order", "messages wait for a settled moment and are put in order then" },
 	[R_PROBE] = { "probe", "a moment is settled only when the kernel says so, too" },
 	[R_YOUNG] = { "young", "nothing is read from young children" },
+	[R_BOOK] = { "book", "changes that race are entered in the order of the kernel" },
+	[R_ENTER] = { "enter", "what was made is entered before the next message is given, not only for a settled moment" },
 	[R_EXIT] = { "exit", "the end of a task is noticed" },
 };
 
@@ -50,7 +53,7 @@ enum ev_kind { EV_FORK, EV_REMAP, EV_REMOVE, EV_UNMAP };
 
 struct event {
 	enum ev_kind kind;
-	unsigned a, len, to;
+	unsigned a, len, to; /* to: of FORK the child, of REMOVE the number of the change */
 };
 
 struct page {
@@ -80,6 +83,9 @@ struct task {
 	bool announced;
 	bool hasty; /* the kernel is asked although its layout is changing */
 	uint64_t retry_at;
+	uint64_t book; /* its name, or 0; then its threads may race in all ways */
+	struct lp_change entries[ENTRIES]; /* in the kernel's order */
+	unsigned nentries;
 };
 
 struct worker {
@@ -102,6 +108,7 @@ struct sim {
 	struct lp_flight *queue[QUEUE];
 	unsigned nqueue;
 	struct task *reading; /* whose gate the reader wants */
+	uint64_t books, calls; /* names and numbers given out */
 	char error[200];
 };
 
@@ -184,6 +191,16 @@ static void post(struct task *t, struct thread *th, enum ev_kind kind, unsigned 
 	t->changing++;
 }
 
+static void k_made(struct sim *m, struct task *t, struct lp_change c)
+{
+	if (!t->book)
+		return;
+	if (t->nentries == ENTRIES)
+		fail(m, "task %d: nobody enters its changes", (int)(t - m->task));
+	else
+		t->entries[t->nentries++] = c;
+}
+
 static void k_run_on(struct task *t, struct thread *th)
 {
 	const struct event *e = &th->q[th->i];
@@ -206,7 +223,7 @@ static void k_run_on(struct task *t, struct thread *th)
  *
  * What one thread has left another may take before the first one's messages
  * were read; until the next settled moment that stays as it is: messages cannot
- * tell more.
+ * tell more. Only a book can.
  */
 
 static void touch(struct sim *m, struct task *t, struct thread *th, unsigned page)
@@ -244,7 +261,7 @@ static bool may_fork(const struct task *t)
 		if (t->th[i].state == BLOCKED && t->th[i].q[t->th[i].i].kind == EV_REMOVE)
 			return false;
 	for (i = 0; i < PAGES; i++)
-		if (t->pg[i].reg && t->pg[i].reused)
+		if (t->pg[i].reg && t->pg[i].reused && !t->book)
 			return false;
 	return true;
 }
@@ -260,6 +277,9 @@ static void start_fork(struct sim *m, struct task *t, struct thread *th)
 	if (!c || !may_fork(t))
 		return;
 	*c = (struct task){ .used = true, .hasty = t->hasty };
+	if (t->book)
+		c->book = ++m->books;
+	k_made(m, t, (struct lp_change){ .kind = LP_CHANGE_FORK, .to = c->book });
 	memcpy(c->pg, t->pg, sizeof(c->pg));
 	for (i = 0; i < PAGES; i++)
 		c->pg[i].reused = false;
@@ -296,15 +316,17 @@ static void start_move(struct sim *m, struct task *t, struct thread *th, unsigne
 	if (to < a + len && a < to + len)
 		return;
 	for (i = to; i < to + len; i++) {
-		if (t->pg[i].reg && (t->pg[i].owner != tid || t->pg[i].reused))
+		if (t->pg[i].reg && (t->pg[i].owner != tid || (t->pg[i].reused && !t->book)))
 			return;
 		fixed = fixed || t->pg[i].reg;
 	}
 	for (i = to; i < to + len; i++)
-		if ((fork_unread(t) || fixed) && t->pg[i].reused)
+		if ((fork_unread(t) || fixed) && t->pg[i].reused && !t->book)
 			return;
-	if (fork_unread(t) && fixed)
+	if (fork_unread(t) && fixed && !t->book)
 		return;
+	k_made(m, t, (struct lp_change){ LP_CHANGE_REMAP, LP_REMAP_MAYMOVE | LP_REMAP_FIXED, addr_of(a), len * MD_PAGE,
+					 addr_of(to), len * MD_PAGE });
 	if (fixed)
 		post(t, th, EV_UNMAP, to, len, 0);
 	post(t, th, EV_REMAP, a, len, to);
@@ -316,6 +338,18 @@ static void start_move(struct sim *m, struct task *t, struct thread *th, unsigne
 		t->pg[to + i].reused = reused;
 	}
 	vacate(m, t, a, len);
+}
+
+/* In place: no message. */
+static void grow(struct sim *m, struct task *t, struct thread *th, unsigned a, unsigned len)
+{
+	unsigned n = 0;
+
+	while (n < len && a + n < PAGES && !t->pg[a + n].reg)
+		t->pg[a + n++] = (struct page){ .reg = true, .owner = th - t->th };
+	if (n)
+		k_made(m, t, (struct lp_change){ .kind = LP_CHANGE_REMAP, .flags = LP_REMAP_GREW | LP_REMAP_MAYMOVE,
+						 .from = addr_of(a - 1), .len = MD_PAGE, .to_len = (n + 1) * MD_PAGE });
 }
 
 static void thread_step(struct sim *m, struct task *t, struct thread *th)
@@ -344,7 +378,7 @@ static void thread_step(struct sim *m, struct task *t, struct thread *th)
 	for (i = 0; i < 8 && (!t->pg[a].reg || t->pg[a].owner != tid); i++)
 		a = pick(m, PAGES);
 	for (i = 0; i < len && a + i < PAGES; i++)
-		if (!t->pg[a + i].reg || t->pg[a + i].owner != tid || t->pg[a + i].reused)
+		if (!t->pg[a + i].reg || t->pg[a + i].owner != tid || (t->pg[a + i].reused && !t->book))
 			break;
 	len = i;
 	switch (t->closed || !len ? 0 : pick(m, 12)) {
@@ -362,16 +396,26 @@ static void thread_step(struct sim *m, struct task *t, struct thread *th)
 		break;
 	case 6:
 	case 7:
-		if (!fork_unread(t)) /* was it before or after the fork? */
-			post(t, th, EV_REMOVE, a, len, 0);
+		if (fork_unread(t) && !t->book) /* was it before or after the fork? */
+			break;
+		k_made(m, t, (struct lp_change){ .kind = LP_CHANGE_REMOVE, .from = addr_of(a), .len = len * MD_PAGE,
+						 .to = ++m->calls });
+		post(t, th, EV_REMOVE, a, len, m->calls);
 		break;
 	case 8:
+		k_made(m, t, (struct lp_change){ .kind = LP_CHANGE_UNMAP, .from = addr_of(a), .len = len * MD_PAGE });
 		post(t, th, EV_UNMAP, a, len, 0);
 		vacate(m, t, a, len);
 		break;
 	case 9:
 		start_fork(m, t, th);
 		break;
+	case 10:
+		if (t->book) {
+			grow(m, t, th, a + len, 1 + pick(m, 4));
+			break;
+		}
+		/* fallthrough */
 	default:
 		start_move(m, t, th, a, len);
 	}
