@@ -50,7 +50,7 @@ void lp_space_book_lost(struct lp_space *s)
 
 bool lp_space_booked(const struct lp_space *s)
 {
-	return s->nbook && !s->parent && !s->broken;
+	return (s->nbook || s->book_lost) && !s->parent && !s->broken;
 }
 
 void lp_space_call(struct lp_space *s, uint64_t number)
@@ -69,8 +69,8 @@ bool book_touches(const struct lp_space *s, uint64_t start, uint64_t end)
 		if (c->kind == LP_CHANGE_FORK || overlap(c->from, c->len, start, len))
 			return true;
 		if (c->kind == LP_CHANGE_REMAP &&
-		    (overlap(c->from, c->to_len, start, len) || !(c->flags & LP_REMAP_FIXED) ||
-		     overlap(c->to, c->to_len, start, len)))
+		    (overlap(c->from, c->to_len, start, len) || !(c->flags & (LP_REMAP_FIXED | LP_REMAP_AREA)) ||
+		     overlap(c->to, c->to_len + LP_REMAP_ALIGN, start, len)))
 			return true;
 	}
 	return false;
@@ -93,7 +93,7 @@ bool lp_space_concerned(const struct lp_space *s, const struct lp_change *c)
 	if (c->kind == LP_CHANGE_REMOVE)
 		return false;
 	if (c->kind == LP_CHANGE_FORK)
-		return !lp_map_empty(ext);
+		return true;
 	return lp_map_overlaps(ext, c->from, c->from + c->len) ||
 	       (c->kind == LP_CHANGE_REMAP && c->flags & LP_REMAP_FIXED && lp_map_overlaps(ext, c->to, c->to + c->to_len));
 }
@@ -141,7 +141,9 @@ static bool marks(const struct lp_change *c)
 /* Grown in place for certain. */
 static bool grows(const struct lp_change *c)
 {
-	return c->kind == LP_CHANGE_REMAP && c->flags == LP_REMAP_GREW && c->to_len > c->len;
+	unsigned flags = c->flags & LP_REMAP_AREA && !c->to ? c->flags & ~(LP_REMAP_AREA | LP_REMAP_MAYMOVE) : c->flags;
+
+	return c->kind == LP_CHANGE_REMAP && flags == LP_REMAP_GREW && c->to_len > c->len;
 }
 
 /* On a copy: one that fails must leave everything as it was. */
@@ -268,9 +270,11 @@ static int unmapping(struct reading *t, uint64_t from, uint64_t len)
 static struct lp_msg *find_remap(const struct reading *t, const struct lp_change *c, uint64_t len, struct lp_msg **u)
 {
 	bool fixed = c->flags & LP_REMAP_FIXED;
-	struct lp_msg *m;
+	struct lp_msg *m, *near = NULL;
 	size_t i;
 
+	if (!fixed && c->flags & LP_REMAP_AREA && !c->to) /* it has stayed where it was */
+		return *u = NULL;
 	*u = c->flags & LP_REMAP_DONTUNMAP ? NULL : find_unmap(t, c->from, len);
 	if (!*u && !(c->flags & LP_REMAP_DONTUNMAP) && !t->s->ending)
 		return NULL;
@@ -280,10 +284,13 @@ static struct lp_msg *find_remap(const struct reading *t, const struct lp_change
 		if (t->taken[i] || m->kind != MSG_REMAP || m->from != c->from ||
 		    (m->told != c->to_len && m->told != c->len && m->told != len))
 			continue;
-		if (fixed ? m->to == c->to : !lp_map_overlaps(&t->v.extents, m->to, m->to + c->to_len))
+		if (fixed || c->flags & LP_REMAP_AREA ? m->to == c->to :
+							!lp_map_overlaps(&t->v.extents, m->to, m->to + c->to_len))
 			return m;
+		if (!fixed && c->flags & LP_REMAP_AREA && !near && m->to - c->to < LP_REMAP_ALIGN)
+			near = m;
 	}
-	return NULL;
+	return near;
 }
 
 /* Growing in place looks the same as moving until the message is read. May REMAP @m be of a later one than @c? */
@@ -291,7 +298,7 @@ static bool in_place(const struct reading *t, const struct lp_change *c, const s
 {
 	const struct lp_change *x = c;
 
-	if (c->flags & (LP_REMAP_FIXED | LP_REMAP_DONTUNMAP) || !(c->flags & LP_REMAP_GREW) ||
+	if (c->flags & (LP_REMAP_FIXED | LP_REMAP_DONTUNMAP | LP_REMAP_AREA) || !(c->flags & LP_REMAP_GREW) ||
 	    lp_map_overlaps(&t->v.extents, c->from + c->len, c->from + c->to_len))
 		return false;
 	while (++x < t->s->book + t->s->nbook)
@@ -318,11 +325,11 @@ static int remapping(struct reading *t, const struct lp_change *c)
 	m = find_remap(t, c, len, &u);
 	if (m && in_place(t, c, m))
 		m = NULL;
-	if (!m && t->s->ending && fixed && lp_map_find(&t->v.extents, c->from, &(struct lp_range){ 0 }))
+	if (!m && t->s->ending && (fixed || (c->flags & LP_REMAP_AREA && c->to)) && lp_map_find(&t->v.extents, c->from, &(struct lp_range){ 0 }))
 		to = c->to; /* as in unmapping() */
 	else if (m)
 		to = m->to;
-	else if (c->flags & LP_REMAP_GREW && !fixed && lp_map_find(&t->v.extents, c->from + len - 1, &(struct lp_range){ 0 }))
+	else if (c->flags & LP_REMAP_GREW && !fixed && !(c->flags & LP_REMAP_AREA && c->to) && lp_map_find(&t->v.extents, c->from + len - 1, &(struct lp_range){ 0 }))
 		return grow_both(t, c->from + len, c->from + c->to_len);
 	else
 		return 0;

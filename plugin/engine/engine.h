@@ -143,12 +143,13 @@ void lp_space_exit(struct lp_space *s);
  *
  * What was entered by the time of the probe that found the moment settled is all
  * that its messages are about: the kernel counts a message as under way before the
- * change that it tells of can be entered. So: read all messages, enter all
+ * change that it tells of can be entered. So: read messages, enter all changes,
+ * give the messages to the engine, and so on until there are none; enter all
  * changes, probe, lp_space_settled().
  */
 enum lp_change_kind {
 	LP_CHANGE_UNMAP = 1, /* [from, from + len): munmap(), mmap(MAP_FIXED), brk() */
-	LP_CHANGE_REMAP,     /* mremap(from, len, to_len, flags, to) */
+	LP_CHANGE_REMAP,     /* mremap(from, len, to_len, flags, to); see LP_REMAP_AREA */
 	LP_CHANGE_FORK,	     /* to: the name of the child's book */
 	LP_CHANGE_DONTFORK,  /* madvise(from, len, ...), and so on */
 	LP_CHANGE_DOFORK,
@@ -163,6 +164,13 @@ enum lp_change_kind {
 #define LP_REMAP_FIXED 2     /* to is where */
 #define LP_REMAP_DONTUNMAP 4
 #define LP_REMAP_GREW 8	     /* the space has to_len - len more than before */
+/*
+ * Not FIXED: `to` is where the kernel has found room, what was moved is there or, for
+ * the sake of huge pages, less than LP_REMAP_ALIGN beyond; 0: it has not looked for any.
+ */
+#define LP_REMAP_AREA 16
+#define LP_REMAP_ALIGN (UINT64_C(2) << 20)
+#define LP_REMAP_FLAGS 31
 
 /* As the kernel was asked; it may have refused. Whole pages. */
 struct lp_change {

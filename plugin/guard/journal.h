@@ -135,7 +135,7 @@ enum {
 };
 
 #define LP_J_KEEP 16
-#define LP_J_LEDGER 5
+#define LP_J_LEDGER 6
 
 /* What is set by `lazypages ctl`, so that it outlives a worker. */
 enum lp_jbackground {

@@ -94,7 +94,7 @@ void lp_ledger_close(int fds[LP_LEDGER_FDS])
 static int load(int fds[LP_LEDGER_FDS], struct lp_err *err)
 {
 	struct watch_bpf *w;
-	struct bpf_link *link[3] = { NULL };
+	struct bpf_link *link[4] = { NULL };
 	int i, rc;
 
 	for (i = 0; i < LP_LEDGER_FDS; i++)
@@ -116,22 +116,23 @@ static int load(int fds[LP_LEDGER_FDS], struct lp_err *err)
 	}
 	link[0] = bpf_program__attach(w->progs.lock_taken);
 	link[1] = link[0] ? bpf_program__attach(w->progs.lock_left) : NULL;
-	rc = link[1] ? 0 : lp_err_sys(err, -errno, "cannot attach the BPF program");
+	link[2] = link[1] ? bpf_program__attach(w->progs.room_found) : NULL;
+	rc = link[2] ? 0 : lp_err_sys(err, -errno, "cannot attach the BPF program");
 	if (!rc && bpf_program__autoload(w->progs.space_gone))
-		link[2] = bpf_program__attach(w->progs.space_gone);
+		link[3] = bpf_program__attach(w->progs.space_gone);
 	if (!rc) {
 		fds[LP_LEDGER_RING] = fcntl(bpf_map__fd(w->maps.ring), F_DUPFD_CLOEXEC, 0);
 		fds[LP_LEDGER_SHARED] = fcntl(bpf_map__fd(w->maps.bss), F_DUPFD_CLOEXEC, 0);
-		for (i = 0; i < 3; i++)
+		for (i = 0; i < 4; i++)
 			if (link[i])
 				fds[LP_LEDGER_LINKS + i] = fcntl(bpf_link__fd(link[i]), F_DUPFD_CLOEXEC, 0);
-		for (i = 0; i < LP_LEDGER_LINKS + 2; i++)
+		for (i = 0; i < LP_LEDGER_LINKS + 3; i++)
 			if (fds[i] < 0)
 				rc = lp_err_sys(err, -EMFILE, "no descriptors for the BPF program");
 	}
 out:
 	/* The descriptors keep what they are of. */
-	for (i = 0; i < 3; i++)
+	for (i = 0; i < 4; i++)
 		bpf_link__destroy(link[i]);
 	watch_bpf__destroy(w);
 	if (rc)

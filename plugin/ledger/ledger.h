@@ -19,7 +19,7 @@
 #include "ledger/shared.h"
 
 /* The ring, the memory that is shared with the program, and what keeps the program attached. */
-enum { LP_LEDGER_RING, LP_LEDGER_SHARED, LP_LEDGER_LINKS, LP_LEDGER_FDS = 5 };
+enum { LP_LEDGER_RING, LP_LEDGER_SHARED, LP_LEDGER_LINKS, LP_LEDGER_FDS = LP_LEDGER_LINKS + 4 };
 
 /*
  * Load it, in a process of its own that shares our descriptors: what libbpf takes

@@ -9,6 +9,7 @@ struct lp_ledger_entry {
 	unsigned long long child; /* of fork(): the new one's */
 	unsigned long long arg[5]; /* of the system call */
 	unsigned long long brk;	  /* brk(): where it was before */
+	unsigned long long area;  /* where the kernel has found room last; 0: it has not looked for any */
 	long long grew;		  /* pages */
 	unsigned int tid;
 	unsigned int nr;	  /* of the system call */

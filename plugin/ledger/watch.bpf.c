@@ -34,6 +34,7 @@ char LICENSE[] SEC("license") = "GPL";
 
 #define MAP_FIXED 0x10
 #define UFFDIO_UNREGISTER 0x8010aa01
+#define UFFDIO_REGISTER 0xc020aa00
 
 /* Of the kernel, only what is read here: libbpf finds out where it is. */
 struct mm_struct {
@@ -67,7 +68,7 @@ struct {
 
 /* Calls that hold a lock for writing, by thread. */
 struct section {
-	unsigned long long mm, child, brk;
+	unsigned long long mm, child, brk, area;
 	unsigned long total_vm;
 };
 struct {
@@ -130,6 +131,7 @@ static __always_inline void enter(struct pt_regs *regs, struct mm_struct *mm, un
 	e->mm = (unsigned long long)mm;
 	e->child = s ? s->child : 0;
 	e->brk = s ? s->brk : 0;
+	e->area = s ? s->area : 0;
 	e->grew = s ? (long long)(BPF_CORE_READ(mm, total_vm) - s->total_vm) : 0;
 	e->arg[0] = BPF_CORE_READ(regs, di);
 	e->arg[1] = BPF_CORE_READ(regs, si);
@@ -207,7 +209,16 @@ int lock_taken(unsigned long long *ctx)
 			lose();
 		return 0;
 	}
-	if (!bpf_map_lookup_elem(&watched, &name) || !concerns(regs, nr))
+	if (!bpf_map_lookup_elem(&watched, &name)) {
+		/* A task that is being restored may run before its userfaultfd is looked at. */
+		if (nr != NR_IOCTL || BPF_CORE_READ(regs, si) != UFFDIO_REGISTER)
+			return 0;
+		if (bpf_map_update_elem(&watched, &name, &one, BPF_ANY))
+			lose();
+		enter(regs, mm, tid, NULL);
+		return 0;
+	}
+	if (!concerns(regs, nr))
 		return 0;
 	s.mm = name;
 	s.brk = BPF_CORE_READ(mm, brk);
@@ -233,6 +244,18 @@ int lock_left(unsigned long long *ctx)
 		leave(mm, regs, tid);
 	else if (discards(regs, BPF_CORE_READ(regs, orig_ax)) && bpf_map_lookup_elem(&watched, &name))
 		enter(regs, mm, tid, NULL);
+	return 0;
+}
+
+/* For mremap(), under the lock: the place is not among its arguments. */
+SEC("raw_tp/vm_unmapped_area")
+int room_found(unsigned long long *ctx)
+{
+	unsigned int tid = bpf_get_current_pid_tgid();
+	struct section *s = bpf_map_lookup_elem(&sections, &tid);
+
+	if (s)
+		s->area = ctx[0];
 	return 0;
 }
 

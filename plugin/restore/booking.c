@@ -3,7 +3,9 @@
  * Booking: what the ledger says of system calls becomes entries of the engine's
  * books. What the ledger calls an address space (lp_ledger_watch()) it may call
  * another one later, so each gets a name of its own here; children with the entry
- * of their fork(), which comes before they run.
+ * of their fork(), which comes before they run. A task that is restored may run
+ * before we have looked at its hand-off, so the kernel watches whoever registers
+ * memory with a userfaultfd, and what cannot be assigned yet is kept for a while.
  *
  * Only the holder of the reader role reads the ledger, so that nothing is entered
  * between a probe and the settled moment that it has found.
@@ -15,8 +17,8 @@
 
 #include "restore/internal.h"
 
-/* Entries of children that have not been handled yet, at most. */
-#define EARLY_MAX 4096
+/* Entries of who has not been handed over yet, and of whoever else uses userfaultfd: at most, then the last ones. */
+#define EARLY_MAX 8192
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -39,6 +41,8 @@ void book_forget(struct lp_mm *mm)
 {
 	struct lp_mm **p;
 
+	mm->r->nbooks_due -= mm->book_due;
+	mm->book_due = false;
 	if (!mm->book)
 		return;
 	for (p = bucket(mm->r, mm->book); *p != mm; p = &(*p)->book_next)
@@ -118,8 +122,13 @@ static bool to_mremap(const struct lp_ledger_entry *e, struct lp_change *c)
 	c->len = pages(e->arg[1]);
 	c->to_len = pages(e->arg[2]);
 	c->flags = e->arg[3] & (LP_REMAP_MAYMOVE | LP_REMAP_FIXED | LP_REMAP_DONTUNMAP);
-	if (c->flags & LP_REMAP_FIXED)
+	if (c->flags & LP_REMAP_FIXED) {
 		c->to = e->arg[4];
+	} else {
+		/* With DONTUNMAP the address may be a wish. */
+		c->to = e->area || !(c->flags & LP_REMAP_DONTUNMAP) ? e->area : e->arg[4];
+		c->flags |= LP_REMAP_AREA;
+	}
 	if (c->to_len > c->len && e->grew > 0 && (uint64_t)e->grew * LP_PAGE_SIZE == c->to_len - c->len)
 		c->flags |= LP_REMAP_GREW;
 	return true;
@@ -177,10 +186,15 @@ static void enter(struct lp_mm *mm, const struct lp_ledger_entry *e, uint64_t ch
 		lose_tree(mm->r, mm, "out of memory for a change of its layout");
 }
 
-/* ---- Children whose FORK was not handled yet ------------------------------------ */
+/* ---- What cannot be assigned yet -------------------------------------------- */
+
+static uint64_t bloom(uint64_t in_ledger)
+{
+	return UINT64_C(1) << (in_ledger >> 6 ^ in_ledger >> 12) % 64;
+}
 
 /* Take the name of a child, which the ledger calls @in_ledger, off the list; 0: it is not there. */
-static uint64_t take_expected(struct lp_restore *r, uint64_t in_ledger, bool leave)
+static uint64_t take_expected(struct lp_restore *r, uint64_t in_ledger)
 {
 	uint64_t name = 0;
 	size_t i;
@@ -189,24 +203,9 @@ static uint64_t take_expected(struct lp_restore *r, uint64_t in_ledger, bool lea
 		if (r->expected[i].in_ledger != in_ledger)
 			continue;
 		name = r->expected[i].name;
-		if (!leave)
-			r->expected[i].in_ledger = 0;
+		r->expected[i].in_ledger = 0;
 	}
 	return name;
-}
-
-static void keep_early(struct lp_restore *r, const struct lp_ledger_entry *e, uint64_t name)
-{
-	struct early *early = r->nearly < EARLY_MAX ? malloc(sizeof(*early)) : NULL;
-
-	if (!early) {
-		take_expected(r, e->mm, false); /* it will be without its first changes */
-		return;
-	}
-	*early = (struct early){ .e = *e, .name = name };
-	*r->early_tail = early;
-	r->early_tail = &early->next;
-	r->nearly++;
 }
 
 /* Hand out, in order, what was kept for what the ledger calls @in_ledger (0: for all) to @mm; with NULL, forget it. */
@@ -228,6 +227,37 @@ static void take_early(struct lp_restore *r, uint64_t in_ledger, struct lp_mm *m
 	r->early_tail = p;
 }
 
+static void keep_early(struct lp_restore *r, const struct lp_ledger_entry *e, uint64_t name)
+{
+	struct early *early = malloc(sizeof(*early)), *first = r->early;
+
+	if (!early) {
+		r->early_lost |= bloom(e->mm);
+		return;
+	}
+	if (r->nearly == EARLY_MAX) {
+		r->early_lost |= bloom(first->e.mm);
+		r->early = first->next;
+		r->nearly--;
+		free(first);
+	}
+	*early = (struct early){ .e = *e, .name = name };
+	*r->early_tail = early;
+	r->early_tail = &early->next;
+	r->nearly++;
+}
+
+/* From now on the ledger means another by @in_ledger. */
+static void called_anew(struct lp_restore *r, uint64_t in_ledger)
+{
+	struct lp_mm *mm = find(r, in_ledger);
+
+	if (mm)
+		book_forget(mm);
+	take_expected(r, in_ledger);
+	take_early(r, in_ledger, NULL);
+}
+
 static void on_entry(void *arg, const struct lp_ledger_entry *e)
 {
 	struct lp_restore *r = arg;
@@ -235,21 +265,21 @@ static void on_entry(void *arg, const struct lp_ledger_entry *e)
 	struct lp_mm *mm;
 	size_t i;
 
-	/* Before anything of the child can come; and who was called so is no more. */
+	/* Before anything of the child can come. */
 	if (e->child) {
-		mm = find(r, e->child);
-		if (mm)
-			book_forget(mm);
-		take_expected(r, e->child, false);
-		take_early(r, e->child, NULL);
+		called_anew(r, e->child);
 		i = r->nexpected++ % ARRAY_SIZE(r->expected);
 		r->expected[i].in_ledger = e->child;
 		r->expected[i].name = name = ++r->numbers;
 	}
+	if (e->nr == SYS_ioctl) { /* the first that registers something */
+		called_anew(r, e->mm);
+		return;
+	}
 	mm = find(r, e->mm);
 	if (mm)
 		enter(mm, e, name);
-	else if (take_expected(r, e->mm, true))
+	else
 		keep_early(r, e, name);
 }
 
@@ -257,24 +287,33 @@ static void on_entry(void *arg, const struct lp_ledger_entry *e)
 
 void book_begin(struct lp_mm *mm)
 {
+	mm->book_due = true;
+	mm->r->nbooks_due++;
+}
+
+static void begin_now(struct lp_mm *mm)
+{
 	struct lp_restore *r = mm->r;
 	uint64_t addr = UINT64_C(0x10000), in_ledger, name; /* as in probe_mm() */
-	bool entered;
+	bool whole;
 
-	if (!r->ledger)
-		return;
+	mm->book_due = false;
+	r->nbooks_due--;
 	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
 		addr += LP_PAGE_SIZE;
-	in_ledger = lp_ledger_watch(r->ledger, mm->fd, addr, LP_PAGE_SIZE);
+	in_ledger = lp_space_dead(mm->space) ? 0 : lp_ledger_watch(r->ledger, mm->fd, addr, LP_PAGE_SIZE);
 	if (!in_ledger)
 		return;
-	name = take_expected(r, in_ledger, false);
-	entered = name || mm->handed;
+	/* Up to here the ledger may mean another by it, or say that it begins. */
+	lp_ledger_read(r->ledger);
+	name = take_expected(r, in_ledger);
+	/* Since when is it watched? A task of the checkpoint: since it registers memory, or from now on, before it does. */
+	whole = (name || mm->handed) && !(r->early_lost & bloom(in_ledger));
 	if (!name)
 		name = ++r->numbers;
 	note_book(mm, name, in_ledger);
 	book_named(mm, name, in_ledger);
-	if (!entered) { /* nor its fork(), nor what it has done since */
+	if (!whole) {
 		note_book_lost(mm);
 		eng_book_lost(mm->space);
 	}
@@ -289,6 +328,9 @@ void book_read(struct lp_restore *r)
 		return;
 	r->ledger_at = lp_now();
 	lp_ledger_read(r->ledger);
+	for (mm = r->mms; mm && r->nbooks_due; mm = mm->next)
+		if (mm->book_due)
+			begin_now(mm);
 	if (!lp_ledger_lost(r->ledger))
 		return;
 	pr_warn("the kernel's ring of changes was full: their order has to be guessed until all have settled");
@@ -341,10 +383,10 @@ void book_resume(struct lp_restore *r)
 	struct lp_mm *mm;
 
 	for (mm = r->mms; mm; mm = mm->next) {
-		if (!mm->book && r->ledger && !lp_space_dead(mm->space))
+		if (!mm->book) {
 			book_begin(mm);
-		if (!mm->book)
 			continue;
+		}
 		note_book_lost(mm);
 		eng_book_lost(mm->space);
 	}

@@ -87,6 +87,7 @@ struct lp_mm {
 	uint64_t poll_at; /* not polled before: out of descriptors for its children */
 	uint64_t book;	  /* what the ledger calls it, or 0; r->lock */
 	struct lp_mm *book_next; /* with the same hash */
+	bool book_due;	  /* it is to have one */
 	struct removal {
 		uint64_t from, len, number;
 		uint32_t tid;
@@ -94,7 +95,7 @@ struct lp_mm {
 	} removals[16]; /* the last madvise() of its threads that discard; r->lock */
 };
 
-/* An entry of a child whose FORK was not handled yet. */
+/* An entry of an address space that is not known, or not yet. */
 struct early {
 	struct early *next;
 	uint64_t name; /* of a child that it forked */
@@ -121,13 +122,15 @@ struct lp_restore {
 
 	/* booking.c; r->lock */
 	struct lp_ledger *ledger; /* NULL: the order of changes has to be guessed */
-	struct lp_mm *books[256]; /* by name */
+	struct lp_mm *books[256]; /* by what the ledger calls them */
+	unsigned nbooks_due;
 	struct {
 		uint64_t in_ledger, name; /* 0: none */
 	} expected[64];		  /* children whose FORK was not handled yet, the last ones */
 	unsigned nexpected;	  /* so far */
 	struct early *early, **early_tail;
 	unsigned nearly;
+	uint64_t early_lost; /* a filter of those of which one was dropped */
 	uint64_t numbers; /* names, and numbers of madvise(), given out */
 	uint64_t ledger_at; /* of the role: when it was read last */
 
@@ -239,7 +242,7 @@ int note_answer(struct lp_restore *r, int answer);
 /* booking.c: the books of the engine, kept by what the ledger says. All do nothing without one. r->lock held. */
 void booking_begin(struct lp_restore *r); /* not held: no thread runs yet */
 void booking_end(struct lp_restore *r);
-/* From now on for @mm, whose space is there. */
+/* From the next reading on for @mm, which is listed. */
 void book_begin(struct lp_mm *mm);
 /* As a journal says. */
 void book_named(struct lp_mm *mm, uint64_t name, uint64_t in_ledger);

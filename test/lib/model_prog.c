@@ -319,8 +319,9 @@ static void op_mremap(struct md *m, struct md_task *t, struct md_thread *th)
 	/* Without growing, only where it is told to. */
 	if (fixed || (!grow && (!dontunmap || from & 1)))
 		flags |= LP_REMAP_FIXED;
-	md_made(t, (struct lp_change){ LP_CHANGE_REMAP, flags, at(from), len * MD_PAGE,
-				       flags & LP_REMAP_FIXED ? at(to) : 0, (keep + grow) * MD_PAGE });
+	else
+		flags |= LP_REMAP_AREA;
+	md_made(t, (struct lp_change){ LP_CHANGE_REMAP, flags, at(from), len * MD_PAGE, at(to), (keep + grow) * MD_PAGE });
 	dest_reg = fixed && any_reg(t, to, keep);
 	if (dest_reg)
 		md_post(m, t, th, EV_UNMAP, to, keep, 0);
@@ -430,7 +431,7 @@ static void op_silent(struct md *m, struct md_task *t, struct md_thread *th)
 						  .dontfork = t->book && t->pg[i - 1].dontfork };
 		}
 		if (i > a + len)
-			md_made(t, (struct lp_change){ LP_CHANGE_REMAP, LP_REMAP_GREW | (i & 1), at(a + len - 1), MD_PAGE, 0,
+			md_made(t, (struct lp_change){ LP_CHANGE_REMAP, LP_REMAP_GREW | LP_REMAP_AREA | (i & 1), at(a + len - 1), MD_PAGE, 0,
 						       (i - (a + len) + 1) * MD_PAGE });
 	}
 }

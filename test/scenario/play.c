@@ -19,7 +19,8 @@
  *   settled S                     -> yes | again
  *   book S N                      from now on all changes of S are entered; N: its name, see `change S fork`
  *   change S unmap A-B            the kernel has made it, or refused it; messages come by the lines above
- *   change S remap FROM LEN TO_LEN [to A] [maymove] [dontunmap] [grew]  to: MREMAP_FIXED; it and dontunmap say maymove, too
+ *   change S remap FROM LEN TO_LEN [to A] [area A] [maymove] [dontunmap] [grew]  to: MREMAP_FIXED; it and
+ *                                 dontunmap say maymove, too; area: LP_REMAP_AREA, 0 if none was looked for
  *   change S fork N               N: the name of the child's book
  *   change S dontfork|dofork|wipe|keep A-B
  *   change S remove N A-B         N: its number, see `call`
@@ -305,6 +306,9 @@ static int change_remap(const struct play *p, struct lp_change *c)
 	for (i = 6; i < p->n; i++) {
 		if (!strcmp(p->word[i], "to") && i + 1 < p->n) {
 			c->flags |= LP_REMAP_FIXED | LP_REMAP_MAYMOVE;
+			c->to = num(p->word[++i]);
+		} else if (!strcmp(p->word[i], "area") && i + 1 < p->n) {
+			c->flags |= LP_REMAP_AREA;
 			c->to = num(p->word[++i]);
 		} else if (!strcmp(p->word[i], "dontunmap")) {
 			c->flags |= LP_REMAP_DONTUNMAP | LP_REMAP_MAYMOVE;
