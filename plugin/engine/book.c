@@ -316,6 +316,9 @@ static int remapping(struct reading *t, const struct lp_change *c)
 	struct lp_msg *m, *u;
 	int rc = 0;
 
+	/* Onto a part of itself the kernel moves nothing; some see that late, with the lock held, so it is entered. */
+	if (fixed && overlap(c->from, c->len, c->to, c->to_len))
+		return 0;
 	if (fixed)
 		rc = unmapping(t, c->to, c->to_len);
 	if (!rc && len < c->len)

@@ -15,7 +15,7 @@ const char *lp_rec_rc(uint64_t v)
 		return "0";
 	if (v == 1)
 		return "yes";
-	name = strerrorname_np(-(int)(int64_t)v);
+	name = strerrorname_np((int)-v); /* of a mark it may be any number */
 	return name ? name : "unknown error";
 }
 
