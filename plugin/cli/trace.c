@@ -95,7 +95,7 @@ static int input_open(struct input *in, const char *name, struct lp_err *err)
 		return rc;
 	rc = lp_trace_head_check(in->buf, in->have, &version);
 	if (rc == -EPROTO)
-		return lp_err(err, rc, "%s: a trace of version %u, this program reads version %u: use the lazypages that made it",
+		return lp_err(err, rc, "%s: a trace of version %u, this program reads 1 to %u: use the lazypages that made it",
 			      name, version, LP_TRACE_VERSION);
 	if (rc)
 		return lp_err(err, rc, "%s: %s: is it what `lazypages daemon --trace` wrote?", name,

@@ -44,7 +44,7 @@ static const struct lp_rec_info infos[] = {
 	[LP_REC_BOOK] = { "book", 2, { SPACE, { "name", LP_K_BITS } } },
 	[LP_REC_CHANGE] = { "change", 6, { SPACE, { "what", LP_K_BITS }, { "from", LP_K_ADDR }, LEN, { "to", LP_K_ADDR },
 					   { "to_len", LP_K_LEN } } },
-	[LP_REC_CALL] = { "call", 2, { SPACE, { "number", LP_K_COUNT } } },
+	[LP_REC_CALL] = { "call", 2, { SPACE, { "number", LP_K_BITS } } },
 	[LP_REC_BOOK_LOST] = { "book_lost", 1, { SPACE } },
 
 	[LP_REC_FAULT] = { "fault", 6, { SPACE, ADDR, { "readahead", LP_K_LEN }, { "verdict", LP_K_VERDICT }, FLIGHT, RC } },

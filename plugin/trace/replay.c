@@ -50,6 +50,7 @@ struct lp_replay {
 	size_t nanswers, cap_answers, asked;
 	const char *question; /* that the daemon's engine did not ask; NULL: none */
 	uint64_t q_space, q_start, q_len;
+	uint64_t call, call_space; /* the number of the REMOVE that must come next, and whose it is; 0: none */
 	struct lp_flight *claimed; /* its pieces are due */
 	uint32_t npieces;
 	struct lp_replay_stats stats;
@@ -137,7 +138,7 @@ static int there(void *host, uint64_t start, uint64_t len)
 		p->asked++;
 		return a->rc;
 	}
-	p->question = a ? "another" : "none";
+	p->question = a ? "another" : "no";
 	p->q_space = rs->id;
 	p->q_start = start;
 	p->q_len = len;
@@ -320,6 +321,27 @@ static int page_ok(struct lp_replay *p, uint64_t addr)
 	return addr % p->page || addr >= ADDR_MAX ? say(p, -EINVAL, "0x%" PRIx64 " is no page", addr) : 0;
 }
 
+/*
+ * As tasks ask the kernel for what it refuses, nearly anything may be entered;
+ * but only what booking.c makes of system calls. @flags: all of those in the record.
+ */
+static bool change_ok(const struct lp_replay *p, const struct lp_change *c, uint64_t flags)
+{
+	uint64_t bits = c->from | c->len | c->to_len, where = flags & (LP_REMAP_FIXED | LP_REMAP_AREA);
+
+	if (c->from >= ADDR_MAX || c->len >= ADDR_MAX || c->to_len >= ADDR_MAX || bits % p->page)
+		return false;
+	if (c->kind == LP_CHANGE_REMAP)
+		return flags <= LP_REMAP_FLAGS && (!(flags & LP_REMAP_GREW) || c->to_len > c->len) &&
+		       c->to < ADDR_MAX && !(c->to % p->page) && (where || !c->to) &&
+		       where != (LP_REMAP_FIXED | LP_REMAP_AREA);
+	if (c->kind < 1 || c->kind > LP_CHANGE_LAST || flags || c->to_len)
+		return false;
+	if (c->kind == LP_CHANGE_FORK)
+		return c->to && !bits;
+	return c->kind == LP_CHANGE_REMOVE ? c->to != 0 : !c->to;
+}
+
 /* ---- Calls ------------------------------------------------------------------------------ */
 
 static int begin(struct lp_replay *p, const struct lp_rec *r)
@@ -383,13 +405,17 @@ static int fork_space(struct lp_replay *p, struct rspace *rs, const struct lp_re
 static int layout(struct lp_replay *p, struct rspace *rs, const struct lp_rec *r)
 {
 	const uint64_t *v = r->v;
+	uint64_t number = p->call;
 	int rc = message_ok(p, rs);
 
+	p->call = 0;
 	if (rc)
 		return rc;
 	if (r->type != LP_REC_REMAP) {
 		if (!range_ok(p, v[1], v[2]))
 			return bad_range(p, v[1], v[2]);
+		if (number)
+			lp_space_call(rs->s, number);
 		rc = r->type == LP_REC_REMOVE ? lp_space_remove(rs->s, v[1], v[2]) : lp_space_unmap(rs->s, v[1], v[2]);
 		return same_rc(p, r, rc);
 	}
@@ -399,6 +425,42 @@ static int layout(struct lp_replay *p, struct rspace *rs, const struct lp_rec *r
 	if (v[1] < v[2] + v[3] && v[2] < v[1] + v[3])
 		return say(p, -EINVAL, "0x%" PRIx64 " moves onto a part of itself", v[1]);
 	return same_rc(p, r, lp_space_remap(rs->s, v[1], v[2], v[3]));
+}
+
+static int book(struct lp_replay *p, struct rspace *rs, const struct lp_rec *r)
+{
+	if (!r->v[1] || lp_space_dead(rs->s))
+		return say(p, -EINVAL, "space #%" PRIu64 " cannot have book 0x%" PRIx64, rs->id, r->v[1]);
+	lp_space_book(rs->s, r->v[1]);
+	return 0;
+}
+
+/* The daemon asks the engine whether it wants to know, too. */
+static int change(struct lp_replay *p, struct rspace *rs, const struct lp_rec *r)
+{
+	const uint64_t *v = r->v;
+	struct lp_change c = { v[1] & 0xff, (v[1] >> 8) & 0xff, v[2], v[3], v[4], v[5] };
+
+	if (!change_ok(p, &c, v[1] >> 8))
+		return say(p, -EINVAL, "a change of kind %u that no system call makes", (unsigned)c.kind);
+	p->stats.compared++;
+	if (!lp_space_concerned(rs->s, &c))
+		return say(p, LP_REPLAY_DIFFERS, "the engine need not know of this change");
+	return lp_space_changed(rs->s, &c) ? no_memory(p) : 0;
+}
+
+/* It comes with its REMOVE. */
+static int note_call(struct lp_replay *p, struct rspace *rs, const struct lp_rec *r)
+{
+	int rc = message_ok(p, rs);
+
+	if (!rc && !r->v[1])
+		rc = say(p, -EINVAL, "madvise() without a number");
+	if (rc)
+		return rc;
+	p->call = r->v[1];
+	p->call_space = rs->id;
+	return 0;
 }
 
 static int fault(struct lp_replay *p, struct rspace *rs, const struct lp_rec *r)
@@ -523,6 +585,11 @@ static int call(struct lp_replay *p, const struct lp_rec *r)
 	bool more;
 	int rc;
 
+	if (p->call && (r->type != LP_REC_REMOVE || r->v[0] != p->call_space)) {
+		rc = say(p, -EINVAL, "madvise() number 0x%" PRIx64 " is followed by no REMOVE", p->call);
+		p->call = 0;
+		return rc;
+	}
 	if (r->type == LP_REC_NEXT)
 		return next_flight(p, r);
 	if (r->type == LP_REC_SPACE)
@@ -554,6 +621,15 @@ static int call(struct lp_replay *p, const struct lp_rec *r)
 	case LP_REC_REMOVE:
 	case LP_REC_UNMAP:
 		return layout(p, rs, r);
+	case LP_REC_BOOK:
+		return book(p, rs, r);
+	case LP_REC_CHANGE:
+		return change(p, rs, r);
+	case LP_REC_CALL:
+		return note_call(p, rs, r);
+	case LP_REC_BOOK_LOST:
+		lp_space_book_lost(rs->s);
+		return 0;
 	case LP_REC_EXIT:
 		lp_space_exit(rs->s);
 		return 0;

@@ -69,6 +69,23 @@ static bool within(uint64_t addr, uint64_t start, uint64_t len)
 	return addr - start < len;
 }
 
+/* @v: fields of LP_REC_CHANGE. */
+static bool about_change(const uint64_t *v, uint64_t addr)
+{
+	unsigned kind = v[1] & 0xff;
+	uint64_t flags = v[1] >> 8;
+
+	if (kind == LP_CHANGE_FORK)
+		return false;
+	if (within(addr, v[2], v[3]))
+		return true;
+	if (kind != LP_CHANGE_REMAP)
+		return false;
+	if (flags & LP_REMAP_FIXED || v[4]) /* else it has stayed, or only its message tells where it went */
+		return within(addr, v[4], v[5]);
+	return flags & LP_REMAP_GREW && within(addr, v[2], v[5]);
+}
+
 bool lp_rec_about(const struct lp_rec *r, uint64_t addr)
 {
 	const uint64_t *v = r->v;
@@ -84,6 +101,8 @@ bool lp_rec_about(const struct lp_rec *r, uint64_t addr)
 		return v[1] <= addr && addr < v[2];
 	case LP_REC_REMAP:
 		return within(addr, v[1], v[3]) || within(addr, v[2], v[3]);
+	case LP_REC_CHANGE:
+		return about_change(v, addr);
 	case LP_REC_THERE:
 	case LP_REC_PIECE:
 	case LP_REC_ZEROPAGE:
@@ -149,6 +168,73 @@ static void message_words(const struct lp_rec *r, char *buf)
 		size_t n = strlen(buf);
 
 		snprintf(buf + n, LP_WORDS_MAX - n, "; engine: %s", rc);
+	}
+}
+
+static void remap_words(const uint64_t *v, char *buf)
+{
+	static const char *const names[] = { "0", "MREMAP_MAYMOVE", "MREMAP_FIXED", "MREMAP_MAYMOVE|MREMAP_FIXED",
+					     "MREMAP_DONTUNMAP", "MREMAP_MAYMOVE|MREMAP_DONTUNMAP",
+					     "MREMAP_FIXED|MREMAP_DONTUNMAP",
+					     "MREMAP_MAYMOVE|MREMAP_FIXED|MREMAP_DONTUNMAP" };
+	uint64_t flags = v[1] >> 8, known = flags % LP_REMAP_GREW, other = flags - (flags & LP_REMAP_FLAGS);
+	bool room = flags & LP_REMAP_AREA && v[4], grew = flags & LP_REMAP_GREW;
+	char to[24] = "", hex[24] = "", area[40] = "";
+
+	if (flags & LP_REMAP_FIXED)
+		snprintf(to, sizeof(to), ", " X, v[4]);
+	if (other)
+		snprintf(hex, sizeof(hex), "%s" X, known ? "|" : "", other);
+	if (room)
+		snprintf(area, sizeof(area), "%sroom at " X, grew ? ", " : "", v[4]);
+	SAY("mremap(" X ", " U ", " U ", %s%s%s)%s%s%s", v[2], v[3], v[5], known || !other ? names[known] : "", hex, to,
+	    grew || room ? ": " : "", grew ? "grew" : "", area);
+}
+
+/* The kernel's order. What was asked for: the messages tell whether it was done. */
+static void book_words(const struct lp_rec *r, char *buf)
+{
+	static const char *const advices[] = { [LP_CHANGE_DONTFORK] = "MADV_DONTFORK", [LP_CHANGE_DOFORK] = "MADV_DOFORK",
+					       [LP_CHANGE_WIPE] = "MADV_WIPEONFORK",
+					       [LP_CHANGE_KEEP] = "MADV_KEEPONFORK" };
+	const uint64_t *v = r->v;
+
+	switch (r->type) {
+	case LP_REC_BOOK:
+		SAY("book " X ": from here on the kernel's order of changes is known", v[1]);
+		return;
+	case LP_REC_CALL:
+		SAY("the UFFD_EVENT_REMOVE that follows is of madvise() number " X, v[1]);
+		return;
+	case LP_REC_BOOK_LOST:
+		SAY("the book lacks changes: until the next settled moment their order is guessed");
+		return;
+	case LP_REC_CHANGE:
+		break;
+	default:
+		return;
+	}
+	switch (v[1] & 0xff) {
+	case LP_CHANGE_UNMAP:
+		SAY("munmap(" X ", " U ")", v[2], v[3]);
+		break;
+	case LP_CHANGE_REMAP:
+		remap_words(v, buf);
+		break;
+	case LP_CHANGE_FORK:
+		SAY("fork() = book " X, v[4]);
+		break;
+	case LP_CHANGE_DONTFORK:
+	case LP_CHANGE_DOFORK:
+	case LP_CHANGE_WIPE:
+	case LP_CHANGE_KEEP:
+		SAY("madvise(" X ", " U ", %s)", v[2], v[3], advices[v[1] & 0xff]);
+		break;
+	case LP_CHANGE_REMOVE:
+		SAY("madvise(" X ", " U ", MADV_DONTNEED or its like), number " X, v[2], v[3], v[4]);
+		break;
+	default:
+		SAY("unknown change " X, v[1]);
 	}
 }
 
@@ -299,6 +385,8 @@ void lp_rec_words(const struct lp_rec *r, char buf[LP_WORDS_MAX])
 		return;
 	}
 	message_words(r, buf);
+	if (!*buf)
+		book_words(r, buf);
 	if (!*buf)
 		kernel_words(r, buf);
 	if (!*buf)

@@ -203,6 +203,12 @@ static void test_head(void **state)
 	buf[LP_TRACE_HEAD - 1]++;
 	assert_int_equal(lp_trace_head_check(buf, sizeof(buf), &version), -EPROTO);
 	assert_int_equal(version, LP_TRACE_VERSION + 1);
+	buf[LP_TRACE_HEAD - 1] = 0;
+	assert_int_equal(lp_trace_head_check(buf, sizeof(buf), &version), -EPROTO);
+	/* Version 1 only lacks some types of records. */
+	buf[LP_TRACE_HEAD - 1] = 1;
+	assert_int_equal(lp_trace_head_check(buf, sizeof(buf), &version), 0);
+	assert_int_equal(version, 1);
 	buf[2] ^= 1;
 	assert_int_equal(lp_trace_head_check(buf, sizeof(buf), &version), -EBADMSG);
 	assert_int_equal(lp_trace_head_check(buf, 3, &version), -EBADMSG);
