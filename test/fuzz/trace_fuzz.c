@@ -12,6 +12,7 @@
 
 #include <xxhash.h>
 
+#include "engine/engine.h"
 #include "trace/replay.h"
 #include "trace/words.h"
 
@@ -96,6 +97,39 @@ static uint64_t value(struct bytes *b, enum lp_rec_kind kind)
 	}
 }
 
+/* Changes of which most would be refused by one look at them: those that there are, names and numbers that come again. */
+static void tune(struct lp_rec *r)
+{
+	uint64_t *v = r->v;
+
+	if (r->type == LP_REC_BOOK || r->type == LP_REC_CALL)
+		v[1] = v[1] < 256 ? 1 + v[1] % 6 : v[1];
+	if (r->type != LP_REC_CHANGE || v[1] > 255)
+		return;
+	v[1] = v[1] % (LP_CHANGE_LAST + 1) | (v[1] / 8 & LP_REMAP_FLAGS) << 8;
+	if ((v[1] & 0xff) == LP_CHANGE_REMAP) {
+		if (v[1] >> 8 & LP_REMAP_FIXED)
+			v[1] &= ~((uint64_t)LP_REMAP_AREA << 8);
+		else if (!(v[1] >> 8 & LP_REMAP_AREA))
+			v[4] = 0;
+		return;
+	}
+	v[1] &= 0xff;
+	v[5] = 0;
+	if (v[1] == LP_CHANGE_FORK)
+		v[2] = v[3] = 0;
+	v[4] = v[1] == LP_CHANGE_FORK || v[1] == LP_CHANGE_REMOVE ? 1 + v[4] / 4096 % 6 : 0;
+}
+
+/* A space with a book, so that its engine is soon reached. */
+static const struct lp_rec begun[] = {
+	{ LP_REC_SPACE, 0, 0, { 0, 1, 1 } },
+	{ LP_REC_EXTENT, 0, 0, { 0, 0x2000, 0x18000 } },
+	{ LP_REC_MISSING, 0, 0, { 0, 0x2000, 0x14000, 0x2000, 0 } },
+	{ LP_REC_DONTFORK, 0, 0, { 0, 0x6000, 0x8000 } },
+	{ LP_REC_BOOK, 0, 0, { 0, 1 } },
+};
+
 static void program(const uint8_t *data, size_t size)
 {
 	struct lp_rec r = { .type = LP_REC_BEGIN, .v = { 4096, 1 } };
@@ -103,20 +137,27 @@ static void program(const uint8_t *data, size_t size)
 	struct lp_replay *p = lp_replay_new();
 	const struct lp_rec_info *t;
 	char why[256];
-	unsigned i, k;
+	unsigned i, k, last = 0;
 
 	MUST(p && !lp_replay_step(p, &r, why, sizeof(why)));
 	for (i = 0; i < 8; i++) { /* so that numbers of spaces are large enough */
 		r = (struct lp_rec){ .type = LP_REC_PROBE };
 		MUST(!lp_replay_step(p, &r, why, sizeof(why)));
 	}
+	if (byte(&b) % 2)
+		for (i = 0; i < sizeof(begun) / sizeof(begun[0]); i++)
+			MUST(!lp_replay_step(p, &begun[i], why, sizeof(why)));
 	for (i = 0; b.p < b.end && i < 2000; i++) {
 		r = (struct lp_rec){ .type = byte(&b) % (LP_REC_SOURCE + 1), .time = i };
+		if (last == LP_REC_CALL && r.type % 2)
+			r.type = LP_REC_REMOVE; /* nothing else comes there */
+		last = r.type;
 		t = lp_rec_info(r.type);
 		if (!t)
 			continue;
 		for (k = 0; k < t->n; k++)
 			r.v[k] = value(&b, t->f[k].kind);
+		tune(&r);
 		words(&r);
 		*why = 0;
 		if (lp_replay_step(p, &r, why, sizeof(why)))
