@@ -50,7 +50,7 @@ void lp_space_book_lost(struct lp_space *s)
 
 bool lp_space_booked(const struct lp_space *s)
 {
-	return (s->nbook || s->book_lost) && !s->parent && !s->broken;
+	return (s->nbook || s->book_lost) && !s->parent && !s->broken && !s->dead;
 }
 
 void lp_space_call(struct lp_space *s, uint64_t number)
@@ -317,7 +317,7 @@ static int remapping(struct reading *t, const struct lp_change *c)
 	int rc = 0;
 
 	/* Onto a part of itself the kernel moves nothing; some see that late, with the lock held, so it is entered. */
-	if (fixed && overlap(c->from, c->len, c->to, c->to_len))
+	if ((fixed || c->to) && overlap(c->from, c->len, c->to, c->to_len))
 		return 0;
 	if (fixed)
 		rc = unmapping(t, c->to, c->to_len);

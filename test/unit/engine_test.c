@@ -701,13 +701,11 @@ static void test_exit(void **state)
 }
 
 /* A task asked for what its kernel refuses, and has ended before anybody can tell: that was no change. */
-static void test_refused(void **state)
+static void refused(struct world *w, unsigned flags)
 {
-	struct world *w = *state;
-	const struct lp_change
-		onto_itself = { LP_CHANGE_REMAP, LP_REMAP_MAYMOVE | LP_REMAP_FIXED | LP_REMAP_DONTUNMAP, 16 * PG, 8 * PG,
-				20 * PG, 8 * PG },
-		fork = { .kind = LP_CHANGE_FORK, .to = 2 };
+	const struct lp_change onto_itself = { LP_CHANGE_REMAP, LP_REMAP_MAYMOVE | LP_REMAP_DONTUNMAP | flags, 16 * PG,
+					       8 * PG, 20 * PG, 8 * PG },
+			       fork = { .kind = LP_CHANGE_FORK, .to = 2 };
 	struct lp_space *c;
 
 	has(&w->k[0], "16-48");
@@ -718,11 +716,22 @@ static void test_refused(void **state)
 	assert_int_equal(lp_space_fork(w->s, &w->k[1], &c), 0);
 	lp_space_book(c, 2);
 	lp_space_exit(w->s);
+	lp_space_book_lost(w->s);
+	assert_false(lp_space_booked(w->s));
 	assert_int_equal(lp_space_missing(c), 24 * PG);
-	sees(c, 16, 0);
 	sees(c, 20, 4);
 	sees(c, 27, 11);
 	lp_space_free(c);
+}
+
+static void test_refused(void **state)
+{
+	refused(*state, LP_REMAP_FIXED);
+}
+
+static void test_refused_wish(void **state)
+{
+	refused(*state, LP_REMAP_AREA);
 }
 
 static void test_huge(void **state)
@@ -781,6 +790,7 @@ int main(void)
 		T(test_never_settled),
 		T(test_exit),
 		T(test_refused),
+		T(test_refused_wish),
 		T(test_huge),
 	};
 
