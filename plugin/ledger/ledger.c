@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -150,7 +151,7 @@ struct result {
 int lp_ledger_load(int fds[LP_LEDGER_FDS], struct lp_err *err)
 {
 	struct result *r;
-	pid_t pid;
+	pid_t me = getpid(), pid;
 	int rc, i;
 
 	for (i = 0; i < LP_LEDGER_FDS; i++)
@@ -162,6 +163,10 @@ int lp_ledger_load(int fds[LP_LEDGER_FDS], struct lp_err *err)
 	strcpy(r->err.msg, "the process that was to load the BPF program has died");
 	pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
 	if (!pid) {
+		/* Whoever is killed now must not leave it behind. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != me)
+			_exit(1);
 		r->rc = load(r->fds, &r->err);
 		_exit(0);
 	}
