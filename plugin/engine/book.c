@@ -104,32 +104,14 @@ bool lp_space_concerned(const struct lp_space *s, const struct lp_change *c)
 static int mark(struct lp_pool *pool, struct lp_view *v, const struct lp_change *c)
 {
 	uint64_t pos = c->from, end = c->from + c->len;
-	uint32_t what = c->kind == LP_CHANGE_DONTFORK ? DONTFORK : WIPED;
-	struct lp_range e, r;
-	struct lp_map cut = { NULL };
+	uint32_t what = c->kind == LP_CHANGE_DONTFORK || c->kind == LP_CHANGE_DOFORK ? DONTFORK : WIPED;
+	bool on = c->kind == LP_CHANGE_DONTFORK || c->kind == LP_CHANGE_WIPE;
+	struct lp_range e;
 	int rc = 0;
 
-	if (c->kind == LP_CHANGE_DONTFORK || c->kind == LP_CHANGE_WIPE) {
-		for (; !rc && lp_map_next(&v->extents, pos, &e) && e.start < end; pos = e.end) {
-			uint64_t start = e.start > c->from ? e.start : c->from, stop = e.end < end ? e.end : end;
-
-			/* DONTFORK wins, see lp_space_add_dontfork(). */
-			if (what == WIPED && lp_map_find(&v->wiped, start, &r) && r.obj == DONTFORK && r.end >= stop)
-				continue;
-			rc = lp_map_cut(pool, &v->wiped, start, stop, NULL);
-			r = (struct lp_range){ start, stop, start, what };
-			if (!rc)
-				rc = lp_map_insert(pool, &v->wiped, &r);
-		}
-		return rc;
-	}
-	what = c->kind == LP_CHANGE_DOFORK ? DONTFORK : WIPED;
-	lp_map_clone(&cut, &v->wiped);
-	for (; !rc && lp_map_next(&cut, pos, &r) && r.start < end; pos = r.end)
-		if (r.obj == what)
-			rc = lp_map_cut(pool, &v->wiped, r.start > c->from ? r.start : c->from,
-					r.end < end ? r.end : end, NULL);
-	lp_map_clear(pool, &cut);
+	for (; !rc && lp_map_next(&v->extents, pos, &e) && e.start < end; pos = e.end)
+		rc = view_mark(pool, v, e.start > c->from ? e.start : c->from, e.end < end ? e.end : end, on ? what : 0,
+			       on ? 0 : what);
 	return rc;
 }
 
@@ -509,9 +491,6 @@ int book_explain(struct lp_space *s, const struct lp_view *base, const struct lp
 	if (*explained) {
 		*out = t.v;
 		view_clear(&s->engine->pool, &t.w);
-		for (i = 0; i < s->nlog; i++)
-			if (s->log[i].kind == MSG_FORK && s->log[i].child)
-				s->log[i].child->due = false;
 	}
 	free(t.taken);
 	return rc;

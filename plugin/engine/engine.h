@@ -80,8 +80,7 @@ int lp_space_filled(struct lp_space *s, uint64_t start, uint64_t end);
 /* A child of a fork sees zeros in [start, end) (MADV_WIPEONFORK). */
 int lp_space_add_wiped(struct lp_space *s, uint64_t start, uint64_t end);
 /*
- * A child of a fork has nothing at [start, end) (MADV_DONTFORK). Wins over
- * wiped. What was marked after the restore is found by asking the child's kernel.
+ * A child of a fork has nothing at [start, end) (MADV_DONTFORK), be it wiped or not. What was marked after the restore is found by asking the child's kernel.
  */
 int lp_space_add_dontfork(struct lp_space *s, uint64_t start, uint64_t end);
 

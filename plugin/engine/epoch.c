@@ -670,7 +670,7 @@ static int find_grown(struct plan *p, const struct lp_view *base)
 /* ---- The settled moment ---------------------------------------------------- */
 
 /* Everything that an order leads to is known: nothing can fail any more. */
-static void commit(struct lp_space *s, struct lp_view *v)
+static void commit(struct lp_space *s, struct lp_view *v, bool booked)
 {
 	size_t i;
 
@@ -679,10 +679,13 @@ static void commit(struct lp_space *s, struct lp_view *v)
 	for (i = 0; i < s->nlog; i++) {
 		const struct lp_msg *m = &s->log[i];
 
-		if (m->kind == MSG_FORK && m->child)
+		if (m->kind == MSG_FORK && m->child) {
+			if (booked) /* what it has is known */
+				m->child->due = false;
 			young_leave(m->child);
-		else if (m->kind != MSG_FORK)
+		} else if (m->kind != MSG_FORK) {
 			waiters_wake(s, m->from, m->from + m->len);
+		}
 		if (m->kind == MSG_REMAP) /* who faulted there before the message was read */
 			waiters_wake(s, m->to, m->to + m->len);
 	}
@@ -746,7 +749,7 @@ int epoch_end(struct lp_space *s, bool force)
 	if (!rc) {
 		if (p.n)
 			*(booked ? &s->engine->booked : &s->engine->guessed) += 1;
-		commit(s, &p.best_view);
+		commit(s, &p.best_view, booked);
 		book_close(s);
 		s->book_lost = force && s->book_name; /* what is entered from now on may be of messages from before */
 		if (!force)

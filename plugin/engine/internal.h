@@ -15,10 +15,10 @@
 struct lp_view {
 	struct lp_map extents; /* registered; img and obj mean nothing */
 	struct lp_map missing; /* not in the task; in a space's own view: and not claimed */
-	struct lp_map wiped;   /* what children lack; obj: WIPED or DONTFORK */
+	struct lp_map wiped;   /* what children lack; obj: WIPED, DONTFORK or both */
 };
 
-enum { WIPED, DONTFORK };
+enum { WIPED = 1, DONTFORK = 2 };
 
 enum lp_msg_kind { MSG_REMAP, MSG_UNMAP, MSG_REMOVE, MSG_FORK };
 
@@ -157,6 +157,8 @@ int view_add_extent(struct lp_pool *pool, struct lp_view *v, uint64_t start, uin
 int view_unmap(struct lp_pool *pool, struct lp_view *v, uint64_t start, uint64_t end);
 /* @vacates: the old place is gone; else (MREMAP_DONTUNMAP) it reads as zeros. */
 int view_remap(struct lp_pool *pool, struct lp_view *v, uint64_t from, uint64_t to, uint64_t len, bool vacates);
+/* Set the bits @set of what children lack in [start, end), and clear @clear. */
+int view_mark(struct lp_pool *pool, struct lp_view *v, uint64_t start, uint64_t end, uint32_t set, uint32_t clear);
 /* The mapping in front of @start has grown up to @end: that reads as zeros. */
 int view_grow(struct lp_pool *pool, struct lp_view *v, uint64_t start, uint64_t end);
 int view_inherit(struct lp_pool *pool, struct lp_view *v);

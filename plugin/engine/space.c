@@ -82,17 +82,12 @@ int lp_space_filled(struct lp_space *s, uint64_t start, uint64_t end)
 
 int lp_space_add_wiped(struct lp_space *s, uint64_t start, uint64_t end)
 {
-	struct lp_range r = { start, end, start, WIPED };
-
-	return lp_map_insert(&s->engine->pool, &s->v.wiped, &r);
+	return view_mark(&s->engine->pool, &s->v, start, end, WIPED, 0);
 }
 
 int lp_space_add_dontfork(struct lp_space *s, uint64_t start, uint64_t end)
 {
-	struct lp_range r = { start, end, start, DONTFORK };
-	int rc = lp_map_cut(&s->engine->pool, &s->v.wiped, start, end, NULL);
-
-	return rc ? rc : lp_map_insert(&s->engine->pool, &s->v.wiped, &r);
+	return view_mark(&s->engine->pool, &s->v, start, end, DONTFORK, 0);
 }
 
 /* ---- Layout messages --------------------------------------------------------- */

@@ -81,6 +81,35 @@ int view_remap(struct lp_pool *pool, struct lp_view *v, uint64_t from, uint64_t 
 	return rc ? rc : view_add_extent(pool, v, to, to + len);
 }
 
+int view_mark(struct lp_pool *pool, struct lp_view *v, uint64_t start, uint64_t end, uint32_t set, uint32_t clear)
+{
+	struct lp_map old = { NULL };
+	struct lp_range r;
+	uint64_t pos = start, stop;
+	int rc;
+
+	lp_map_clone(&old, &v->wiped);
+	rc = lp_map_cut(pool, &v->wiped, start, end, NULL);
+	for (; !rc && pos < end; pos = stop) {
+		uint32_t bits = set;
+
+		stop = end;
+		if (lp_map_next(&old, pos, &r) && r.start < end) {
+			if (r.start > pos) {
+				stop = r.start;
+			} else {
+				stop = r.end < end ? r.end : end;
+				bits = (r.obj | set) & ~clear;
+			}
+		}
+		r = (struct lp_range){ pos, stop, pos, bits };
+		if (bits)
+			rc = lp_map_insert(pool, &v->wiped, &r);
+	}
+	lp_map_clear(pool, &old);
+	return rc;
+}
+
 int view_grow(struct lp_pool *pool, struct lp_view *v, uint64_t start, uint64_t end)
 {
 	struct lp_range r;
@@ -103,7 +132,7 @@ int view_inherit(struct lp_pool *pool, struct lp_view *v)
 	int rc = 0;
 
 	for (; !rc && lp_map_next(&v->wiped, pos, &r); pos = r.end) {
-		if (r.obj == DONTFORK)
+		if (r.obj & DONTFORK)
 			rc = view_unmap(pool, v, r.start, r.end);
 		else
 			rc = lp_map_cut(pool, &v->missing, r.start, r.end, NULL);

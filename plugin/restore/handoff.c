@@ -149,7 +149,7 @@ static int build_space(struct lp_restore *r, const struct lp_task *t, uint32_t o
 		rc = eng_add_extent(b.space, v->start, v->end);
 		if (!rc && v->madv & UINT64_C(1) << MADV_DONTFORK)
 			rc = eng_add_dontfork(b.space, v->start, v->end);
-		else if (!rc && v->madv & UINT64_C(1) << MADV_WIPEONFORK)
+		if (!rc && v->madv & UINT64_C(1) << MADV_WIPEONFORK)
 			rc = eng_add_wiped(b.space, v->start, v->end);
 	}
 	if (!rc)

@@ -481,7 +481,7 @@ static bool populate(struct md *m, struct md_task *t)
 			md_made(t, (struct lp_change){ .kind = LP_CHANGE_DONTFORK, .from = addr_of(start),
 						       .len = addr_of(i) - addr_of(start) });
 		}
-		if (wiped && !(dontfork && told)) {
+		if (wiped) {
 			rc |= lp_space_add_wiped(t->space, addr_of(start), addr_of(i));
 			md_cell(m, CELL_WIPED, t, addr_of(start), addr_of(i), 0, 0);
 		}

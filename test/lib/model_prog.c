@@ -436,6 +436,24 @@ static void op_silent(struct md *m, struct md_task *t, struct md_thread *th)
 	}
 }
 
+/* madvise() about forks: no message tells. */
+static void op_mark(struct md *m, struct md_task *t, struct md_thread *th)
+{
+	static const char *const names[] = { "dontfork", "dofork", "wipeonfork", "keeponfork" };
+	unsigned a, i, len = own_range(m, t, th - t->th, true, &a), what = md_pick(m, 4);
+
+	if (!len)
+		return;
+	md_note(m, names[what], md_task_no(m, t), th - t->th, a, len, 0);
+	md_made(t, (struct lp_change){ .kind = LP_CHANGE_DONTFORK + what, .from = at(a), .len = len * MD_PAGE });
+	for (i = a; i < a + len; i++) {
+		if (what < 2)
+			t->pg[i].dontfork = !what;
+		else
+			t->pg[i].wiped = what == 2;
+	}
+}
+
 static void op_fork(struct md *m, struct md_task *t, struct md_thread *th)
 {
 	struct md_task *c = NULL;
@@ -535,6 +553,8 @@ bool md_act(struct md *m, struct md_task *t, struct md_thread *th)
 		op_dontneed(m, t, th);
 	else if (op < 52)
 		op_fork(m, t, th);
+	else if (op > 60 && t->book)
+		op_mark(m, t, th);
 	else if (op < 53)
 		return (md_task_no(m, t) < m->conf.tasks && md_pick(m, 8)) || op_exit(m, t);
 	else
