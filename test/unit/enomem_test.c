@@ -43,6 +43,8 @@ static void *fail_realloc(void *p, size_t n)
 #include "plugin/engine/flight.c"
 #include "plugin/engine/sched.c"
 #include "plugin/engine/view.c"
+#include "plugin/engine/log.c"
+#include "plugin/engine/book.c"
 #include "plugin/engine/epoch.c"
 #include "plugin/engine/young.c"
 #include "plugin/engine/space.c"
@@ -132,6 +134,38 @@ static void build_unsettled(struct world *w)
 {
 	build(w);
 	assert_int_equal(read_messages(w), 0);
+}
+
+/* The same changes in the kernel's order, some with marks that nobody told. */
+static int make_changes(struct world *w)
+{
+	static const struct lp_change made[] = {
+		{ LP_CHANGE_WIPE, 0, 36 * PG, 2 * PG, 0, 0 },
+		{ LP_CHANGE_REMAP, LP_REMAP_MAYMOVE | LP_REMAP_FIXED, 62 * PG, 20 * PG, 160 * PG, 20 * PG },
+		{ LP_CHANGE_REMAP, LP_REMAP_MAYMOVE | LP_REMAP_FIXED, 41 * PG, 3 * PG, 82 * PG, 3 * PG },
+		{ LP_CHANGE_KEEP, 0, 36 * PG, 2 * PG, 0, 0 },
+		{ LP_CHANGE_REMAP, LP_REMAP_MAYMOVE | LP_REMAP_AREA, 1 * PG, 30 * PG, 120 * PG, 30 * PG },
+		{ LP_CHANGE_REMAP, LP_REMAP_MAYMOVE | LP_REMAP_FIXED, 1 * PG, 30 * PG, 120 * PG, 30 * PG },
+		{ LP_CHANGE_FORK, 0, 0, 0, 2, 0 },
+		{ LP_CHANGE_FORK, 0, 0, 0, 3, 0 },
+		{ LP_CHANGE_REMAP, LP_REMAP_MAYMOVE | LP_REMAP_FIXED | LP_REMAP_DONTUNMAP, 45 * PG, 3 * PG, 200 * PG, 3 * PG },
+	};
+	size_t i;
+	int rc = 0;
+
+	lp_space_book(w->s, 1);
+	for (i = 0; i < sizeof(made) / sizeof(made[0]) && !rc; i++)
+		rc = lp_space_changed(w->s, &made[i]);
+	return rc;
+}
+
+static void build_booked(struct world *w)
+{
+	build(w);
+	assert_int_equal(make_changes(w), 0);
+	assert_int_equal(read_messages(w), 0);
+	lp_space_book(w->child, 2);
+	lp_space_book(w->twin, 3);
 }
 
 static void destroy(struct world *w)
@@ -374,7 +408,6 @@ static void check_settled(const struct world *w)
 	}
 	assert_false(lp_space_young(w->child));
 	assert_false(lp_space_young(w->twin));
-	assert_true(lp_space_unsettled(w->twin));
 	assert_true(lp_space_missing(w->twin) > 0);
 }
 
@@ -385,8 +418,26 @@ static void test_settled(void **state)
 	build_unsettled(&w);
 	assert_int_equal(do_settled(&w), 0);
 	check_settled(&w);
+	assert_true(lp_space_unsettled(w.twin)); /* its kernel could not be asked */
 	destroy(&w);
 	each(build_unsettled, do_settled);
+}
+
+static void test_booked(void **state)
+{
+	uint64_t booked, guessed;
+	struct world w;
+
+	build_booked(&w);
+	assert_int_equal(do_settled(&w), 0);
+	check_settled(&w);
+	lp_engine_settlings(w.e, &booked, &guessed);
+	assert_int_equal(booked, 1);
+	assert_int_equal(guessed, 0);
+	assert_false(lp_space_unsettled(w.twin)); /* nor need it be */
+	destroy(&w);
+	each(build_booked, do_settled);
+	each(build, make_changes);
 }
 
 /* Whichever allocation fails on the way, reading on and settling later leads to the same. */
@@ -503,6 +554,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_messages), cmocka_unit_test(test_claims),	      cmocka_unit_test(test_settled),
+		cmocka_unit_test(test_booked),
 		cmocka_unit_test(test_sequence), cmocka_unit_test(test_parent_ends), cmocka_unit_test(test_overflow),
 	};
 
