@@ -45,7 +45,7 @@ void book_close(struct lp_space *s)
 void lp_space_book_lost(struct lp_space *s)
 {
 	s->nbook = 0;
-	s->book_lost = s->book_name != 0;
+	s->book_lost = s->vague = s->book_name != 0;
 }
 
 bool lp_space_booked(const struct lp_space *s)
@@ -88,7 +88,7 @@ bool lp_space_concerned(const struct lp_space *s, const struct lp_change *c)
 
 	if (!s->book_name || s->dead || s->broken || s->book_lost)
 		return false;
-	if (!at_rest(s))
+	if (!at_rest(s) || (s->vague && c->kind != LP_CHANGE_REMOVE))
 		return true;
 	if (c->kind == LP_CHANGE_REMOVE)
 		return false;

@@ -750,6 +750,7 @@ int epoch_end(struct lp_space *s, bool force)
 		if (p.n)
 			*(booked ? &s->engine->booked : &s->engine->guessed) += 1;
 		commit(s, &p.best_view, booked);
+		s->vague |= !booked && s->book_name;
 		book_close(s);
 		s->book_lost = force && s->book_name; /* what is entered from now on may be of messages from before */
 		if (!force)

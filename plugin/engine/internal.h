@@ -71,6 +71,7 @@ struct lp_space {
 	struct lp_change *book; /* entered since the last settled moment */
 	size_t nbook, cap_book;
 	bool book_lost; /* some of them were not */
+	bool vague;	/* something was guessed or not entered: more may be registered than we know of */
 	uint64_t call;	/* of the REMOVE that comes next */
 
 	/* Of a young child: */

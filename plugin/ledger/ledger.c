@@ -280,17 +280,28 @@ bool lp_ledger_lost(struct lp_ledger *l)
 	return more;
 }
 
+/*
+ * An UNREGISTER whose argument is at @arg: nobody else's address is the same but
+ * by chance. It finds nothing of its own there, so it changes nothing; but it takes
+ * the lock of the address space.
+ */
+static void touch(int uffd, unsigned long long *arg, uint64_t unmapped, uint64_t page)
+{
+	struct uffdio_range r = { .start = unmapped, .len = page };
+
+	__atomic_store_n(arg, (uint64_t)(uintptr_t)&r, __ATOMIC_RELEASE);
+	ioctl(uffd, UFFDIO_UNREGISTER, &r);
+	__atomic_store_n(arg, 0, __ATOMIC_RELEASE);
+}
+
 uint64_t lp_ledger_watch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_t page)
 {
-	/* Its address is the question; nobody else's is the same but by chance. */
-	struct uffdio_range r = { .start = unmapped, .len = page };
-	uint64_t mm;
-
 	__atomic_store_n(&l->shared->who_mm, 0, __ATOMIC_RELAXED);
-	__atomic_store_n(&l->shared->who_arg, (uint64_t)(uintptr_t)&r, __ATOMIC_RELEASE);
-	/* Finds nothing of its own there, so it changes nothing; but it takes the lock. */
-	ioctl(uffd, UFFDIO_UNREGISTER, &r);
-	__atomic_store_n(&l->shared->who_arg, 0, __ATOMIC_RELAXED);
-	mm = __atomic_load_n(&l->shared->who_mm, __ATOMIC_ACQUIRE);
-	return mm;
+	touch(uffd, &l->shared->who_arg, unmapped, page);
+	return __atomic_load_n(&l->shared->who_mm, __ATOMIC_ACQUIRE);
+}
+
+void lp_ledger_unwatch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_t page)
+{
+	touch(uffd, &l->shared->bye_arg, unmapped, page);
 }

@@ -47,5 +47,7 @@ bool lp_ledger_lost(struct lp_ledger *l);
  * page of @page bytes) is registered with it. Returns what entries call it, or 0: it is gone.
  */
 uint64_t lp_ledger_watch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_t page);
+/* No longer; nor children that it will fork. */
+void lp_ledger_unwatch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_t page);
 
 #endif

@@ -23,6 +23,8 @@ struct lp_ledger_shared {
 	/* The next UFFDIO_UNREGISTER with this argument asks for a name: the address space is watched from then on. */
 	unsigned long long who_arg;
 	unsigned long long who_mm;
+	/* The same for one that is to be watched no more. */
+	unsigned long long bye_arg;
 	unsigned long long lost; /* entries for which there was no room */
 };
 

@@ -203,6 +203,9 @@ int lock_taken(unsigned long long *ctx)
 			   BPF_CORE_READ(regs, dx) == shared.who_arg) {
 			shared.who_mm = name;
 		} else {
+			if (nr == NR_IOCTL && BPF_CORE_READ(regs, si) == UFFDIO_UNREGISTER &&
+			    BPF_CORE_READ(regs, dx) == shared.bye_arg)
+				bpf_map_delete_elem(&watched, &name);
 			return 0;
 		}
 		if (bpf_map_update_elem(&watched, &name, &one, BPF_ANY))

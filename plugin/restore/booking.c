@@ -37,6 +37,22 @@ static struct lp_mm *find(struct lp_restore *r, uint64_t in_ledger)
 	return mm;
 }
 
+/* Where nothing of @mm is registered, as in probe_mm(). */
+static uint64_t unmapped(const struct lp_mm *mm)
+{
+	uint64_t addr = UINT64_C(0x10000);
+
+	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
+		addr += LP_PAGE_SIZE;
+	return addr;
+}
+
+void book_leave(struct lp_mm *mm)
+{
+	if (mm->r->ledger && mm->book && !lp_space_dead(mm->space))
+		lp_ledger_unwatch(mm->r->ledger, mm->fd, unmapped(mm), LP_PAGE_SIZE);
+}
+
 void book_forget(struct lp_mm *mm)
 {
 	struct lp_mm **p;
@@ -193,6 +209,16 @@ static uint64_t bloom(uint64_t in_ledger)
 	return UINT64_C(1) << (in_ledger >> 6 ^ in_ledger >> 12) % 64;
 }
 
+static bool is_expected(const struct lp_restore *r, uint64_t in_ledger)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(r->expected); i++)
+		if (r->expected[i].in_ledger == in_ledger)
+			return true;
+	return false;
+}
+
 /* Take the name of a child, which the ledger calls @in_ledger, off the list; 0: it is not there. */
 static uint64_t take_expected(struct lp_restore *r, uint64_t in_ledger)
 {
@@ -265,6 +291,10 @@ static void on_entry(void *arg, const struct lp_ledger_entry *e)
 	struct lp_mm *mm;
 	size_t i;
 
+	mm = find(r, e->mm);
+	/* Who is not known when all have been handed over is none of ours, nor are its children. */
+	if (!mm && r->armed && !r->nbooks_due && !is_expected(r, e->mm))
+		return;
 	/* Before anything of the child can come. */
 	if (e->child) {
 		called_anew(r, e->child);
@@ -276,7 +306,6 @@ static void on_entry(void *arg, const struct lp_ledger_entry *e)
 		called_anew(r, e->mm);
 		return;
 	}
-	mm = find(r, e->mm);
 	if (mm)
 		enter(mm, e, name);
 	else
@@ -294,14 +323,12 @@ void book_begin(struct lp_mm *mm)
 static void begin_now(struct lp_mm *mm)
 {
 	struct lp_restore *r = mm->r;
-	uint64_t addr = UINT64_C(0x10000), in_ledger, name; /* as in probe_mm() */
+	uint64_t in_ledger, name;
 	bool whole;
 
 	mm->book_due = false;
 	r->nbooks_due--;
-	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
-		addr += LP_PAGE_SIZE;
-	in_ledger = lp_space_dead(mm->space) ? 0 : lp_ledger_watch(r->ledger, mm->fd, addr, LP_PAGE_SIZE);
+	in_ledger = lp_space_dead(mm->space) ? 0 : lp_ledger_watch(r->ledger, mm->fd, unmapped(mm), LP_PAGE_SIZE);
 	if (!in_ledger)
 		return;
 	/* Up to here the ledger may mean another by it, or say that it begins. */

@@ -126,7 +126,7 @@ struct lp_restore {
 	unsigned nbooks_due;
 	struct {
 		uint64_t in_ledger, name; /* 0: none */
-	} expected[64];		  /* children whose FORK was not handled yet, the last ones */
+	} expected[1024];		  /* children whose FORK was not handled yet, the last ones */
 	unsigned nexpected;	  /* so far */
 	struct early *early, **early_tail;
 	unsigned nearly;
@@ -246,6 +246,8 @@ void booking_end(struct lp_restore *r);
 void book_begin(struct lp_mm *mm);
 /* As a journal says. */
 void book_named(struct lp_mm *mm, uint64_t name, uint64_t in_ledger);
+/* Its descriptor is about to be closed. */
+void book_leave(struct lp_mm *mm);
 /* It is no more. */
 void book_forget(struct lp_mm *mm);
 /* Enter all that the ledger has. By the holder of the role only: what is entered is settled by its probes. */

@@ -150,6 +150,7 @@ void mm_free(struct lp_mm *mm)
 {
 	int fd = mm->fd, pidfd = mm->pidfd;
 
+	book_leave(mm);
 	note_close(mm);
 	mm_forget(mm);
 	close(fd); /* leaves the epoll set by itself: nobody else has it open */
