@@ -356,7 +356,10 @@ static void *thread_main(void *arg)
 	oracle_reap(th, true);
 	th->op = OP_VERIFY;
 	atomic_fetch_add(&c->shared->ops[OP_VERIFY], 1);
+	/* It may find out what MADV_FREE has done, and note it: not while another thread forks with all that is noted. */
+	pthread_rwlock_rdlock(&th->o->world);
 	oracle_verify_some(th, th, 0);
+	pthread_rwlock_unlock(&th->o->world);
 	return NULL;
 }
 
