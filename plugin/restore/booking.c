@@ -37,20 +37,10 @@ static struct lp_mm *find(struct lp_restore *r, uint64_t in_ledger)
 	return mm;
 }
 
-/* Where nothing of @mm is registered, as in probe_mm(). */
-static uint64_t unmapped(const struct lp_mm *mm)
-{
-	uint64_t addr = UINT64_C(0x10000);
-
-	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
-		addr += LP_PAGE_SIZE;
-	return addr;
-}
-
 void book_leave(struct lp_mm *mm)
 {
 	if (mm->r->ledger && mm->book && !lp_space_dead(mm->space))
-		lp_ledger_unwatch(mm->r->ledger, mm->fd, unmapped(mm), LP_PAGE_SIZE);
+		lp_ledger_unwatch(mm->r->ledger, mm->fd, mm_unmapped(mm), LP_PAGE_SIZE);
 }
 
 void book_forget(struct lp_mm *mm)
@@ -328,7 +318,7 @@ static void begin_now(struct lp_mm *mm)
 
 	mm->book_due = false;
 	r->nbooks_due--;
-	in_ledger = lp_space_dead(mm->space) ? 0 : lp_ledger_watch(r->ledger, mm->fd, unmapped(mm), LP_PAGE_SIZE);
+	in_ledger = lp_space_dead(mm->space) ? 0 : lp_ledger_watch(r->ledger, mm->fd, mm_unmapped(mm), LP_PAGE_SIZE);
 	if (!in_ledger)
 		return;
 	/* Up to here the ledger may mean another by it, or say that it begins. */

@@ -290,6 +290,8 @@ int mm_there(void *host, uint64_t start, uint64_t len);
  * is due, never sleep. True when there were messages.
  */
 bool reader_pass(struct lp_reader *rd);
+/* A page at which nothing of @mm is registered. r->lock held. */
+uint64_t mm_unmapped(const struct lp_mm *mm);
 /* Give message @m of @mm, at @idx in the zone, to the engine. Its gate is held alone. */
 void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg *m, unsigned idx);
 /* All messages in the zone are handled: make it empty. */

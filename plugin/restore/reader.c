@@ -347,14 +347,22 @@ void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg 
 	pthread_mutex_unlock(&r->lock);
 }
 
-/* Alive, at rest, or gone: see lp_uffd_probe(). */
-static int probe_mm(struct lp_mm *mm)
+uint64_t mm_unmapped(const struct lp_mm *mm)
 {
 	uint64_t addr = UINT64_C(0x10000); /* mmap_min_addr: rarely mapped, never lazy */
 
-	pthread_mutex_lock(&mm->r->lock);
 	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
 		addr += LP_PAGE_SIZE;
+	return addr;
+}
+
+/* Alive, at rest, or gone: see lp_uffd_probe(). */
+static int probe_mm(struct lp_mm *mm)
+{
+	uint64_t addr;
+
+	pthread_mutex_lock(&mm->r->lock);
+	addr = mm_unmapped(mm);
 	pthread_mutex_unlock(&mm->r->lock);
 	return mm_probe(mm, addr);
 }

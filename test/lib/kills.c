@@ -19,14 +19,20 @@ void kills_order(const char *spec, uint64_t seed)
 	setenv("LAZYPAGES_TEST_CRASH", text, 1);
 }
 
-void kills_count(const char *dir, struct kills *k)
+static FILE *open_log(const char *dir)
 {
-	char path[300], line[1200];
-	double ms;
-	FILE *f;
+	char path[300];
 
 	snprintf(path, sizeof(path), "%s/daemon.log", dir);
-	f = fopen(path, "re");
+	return fopen(path, "re");
+}
+
+void kills_count(const char *dir, struct kills *k)
+{
+	FILE *f = open_log(dir);
+	char line[1200];
+	double ms;
+
 	if (!f)
 		return;
 	while (fgets(line, sizeof(line), f)) {
@@ -44,11 +50,9 @@ void kills_settlings(const char *dir, uint64_t *booked, uint64_t *guessed)
 {
 	static const char what[] = " times the layout had changed: ";
 	unsigned long long b, g;
-	char path[300], line[1200];
-	FILE *f;
+	FILE *f = open_log(dir);
+	char line[1200];
 
-	snprintf(path, sizeof(path), "%s/daemon.log", dir);
-	f = fopen(path, "re");
 	if (!f)
 		return;
 	while (fgets(line, sizeof(line), f)) {
