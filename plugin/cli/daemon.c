@@ -613,7 +613,7 @@ static void start_ledger(struct run *run)
 	rc = run->o->ledger && !run->o->resume ? lp_ledger_load(run->ledger, &err) : -ECANCELED;
 	if (rc && rc != -ECANCELED)
 		pr_warn("the kernel's order of changes cannot be watched: %s; where threads change the same places at once "
-			"it is guessed from the messages of userfaultfd (see lazypages-daemon(8), --no-ledger)",
+			"it is guessed from the messages of userfaultfd (see lazypages-daemon(1), --no-ledger)",
 			err.msg);
 	for (i = 0; run->j && i < LP_LEDGER_FDS; i++)
 		run->j->h->ledger[i] = rc ? -1 : run->ledger[i];

@@ -31,11 +31,6 @@ void lp_space_book(struct lp_space *s, uint64_t name)
 			s->parent->log[i].call = name;
 }
 
-uint64_t lp_space_book_name(const struct lp_space *s)
-{
-	return s->book_name;
-}
-
 void book_close(struct lp_space *s)
 {
 	s->nbook = 0;

@@ -183,7 +183,6 @@ struct lp_change {
  * what the FORK that a child came from calls it.
  */
 void lp_space_book(struct lp_space *s, uint64_t name);
-uint64_t lp_space_book_name(const struct lp_space *s);
 /* Does @c have to be entered? If not, it changes nothing that the engine knows of. */
 bool lp_space_concerned(const struct lp_space *s, const struct lp_change *c);
 int lp_space_changed(struct lp_space *s, const struct lp_change *c);
