@@ -3,13 +3,15 @@
  * What the kernel allows: filling another process's memory, without CRIU.
  *
  *	raw warm SIZE
- *	raw drain SIZE one|many warm|map|fresh|pread THREADS [FILE]
+ *	raw drain SIZE one|many warm|map|fresh|pread|tcp THREADS [FILE]
  *	raw fault SIZE random|seq COUNT poll|spin|same
  *	raw touch SIZE random|seq THREADS FILE
  *
  * `drain` fills SIZE bytes of a child's registered memory in chunks of 64 KiB
  * that do not cross a VMA: from one warm buffer, from a populated mapping of
- * FILE, or from FILE read into a buffer. `fault` is the smallest handler there
+ * FILE, from FILE read into a buffer, or from what another process sends of FILE
+ * over loopback, one connection for each thread, by sendfile(): nothing is
+ * asked for, summed or looked at on the way. `fault` is the smallest handler there
  * is, one thread that reads one message and copies one page from a warm
  * buffer; the child touches COUNT pages and reports what it saw. It sleeps in
  * poll(), spins on read(), or sleeps and shares the child's CPU. `touch` is
@@ -25,6 +27,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/userfaultfd.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -33,6 +36,7 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -51,6 +55,10 @@ struct drain {
 	int file;
 	const char *map; /* mapping of the file, or NULL */
 	uint64_t file_len;
+	unsigned int nthreads;
+	atomic_uint started; /* threads */
+	bool tcp;
+	int conns[MAX_THREADS];	     /* where a thread's bytes come from, or go to, then */
 	atomic_uint_fast64_t next;   /* first byte nobody took yet */
 	atomic_uint_fast64_t copied; /* bytes */
 	pthread_barrier_t barrier;
@@ -149,10 +157,90 @@ static void copy_chunk(const struct drain *d, uint64_t from, uint64_t to, const 
 	}
 }
 
+/* Where the bytes for @from are in the file, which may be shorter than the memory: begin again. */
+static off_t file_off(const struct drain *d, uint64_t from)
+{
+	return d->file_len ? (off_t)(from % (d->file_len / CHUNK * CHUNK)) : 0;
+}
+
+/* A thread of the sender: what the receiver at the other end is to fill, in order. */
+static void *send_thread(void *arg)
+{
+	struct drain *d = arg;
+	unsigned int i = atomic_fetch_add(&d->started, 1);
+	uint64_t size = d->buf.npages * BENCH_PAGE, from, len;
+
+	for (from = i * CHUNK; from < size; from += d->nthreads * CHUNK) {
+		off_t off = file_off(d, from);
+
+		for (len = size - from < CHUNK ? size - from : CHUNK; len;) {
+			ssize_t n = sendfile(d->conns[i], d->file, &off, len);
+
+			if (n <= 0)
+				err(1, "sendfile");
+			len -= (uint64_t)n;
+		}
+	}
+	return NULL;
+}
+
+/* Connections over loopback, whose other ends a new process feeds once there is a byte in @go. */
+static pid_t start_sender(struct drain *d, int go)
+{
+	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), ends[MAX_THREADS];
+	socklen_t len = sizeof(sa);
+	pthread_t threads[MAX_THREADS];
+	unsigned int i;
+	pid_t pid;
+	char c;
+
+	if (listener < 0 || bind(listener, (struct sockaddr *)&sa, sizeof(sa)) || listen(listener, MAX_THREADS) ||
+	    getsockname(listener, (struct sockaddr *)&sa, &len))
+		err(1, "listening on loopback");
+	for (i = 0; i < d->nthreads; i++) {
+		d->conns[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (d->conns[i] < 0 || connect(d->conns[i], (struct sockaddr *)&sa, sizeof(sa)))
+			err(1, "connecting over loopback");
+		ends[i] = accept(listener, NULL, NULL);
+		if (ends[i] < 0)
+			err(1, "accept");
+	}
+	close(listener);
+	pid = fork();
+	if (pid < 0)
+		err(1, "fork");
+	for (i = 0; i < d->nthreads; i++) {
+		close(pid ? ends[i] : d->conns[i]);
+		if (!pid)
+			d->conns[i] = ends[i];
+	}
+	if (pid)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (read(go, &c, 1) != 1)
+		_exit(1);
+	for (i = 0; i < d->nthreads; i++)
+		if (pthread_create(&threads[i], NULL, send_thread, d))
+			errx(1, "pthread_create");
+	for (i = 0; i < d->nthreads; i++)
+		pthread_join(threads[i], NULL);
+	_exit(0);
+}
+
+/* The next chunk of thread @i: any, or that which comes on its connection. */
+static uint64_t take_chunk(struct drain *d, unsigned int i, uint64_t *mine)
+{
+	if (!d->tcp)
+		return atomic_fetch_add(&d->next, CHUNK);
+	return (i + (*mine)++ * d->nthreads) * CHUNK;
+}
+
 static void *drain_thread(void *arg)
 {
 	struct drain *d = arg;
-	uint64_t size = d->buf.npages * BENCH_PAGE, done = 0;
+	unsigned int i = atomic_fetch_add(&d->started, 1);
+	uint64_t size = d->buf.npages * BENCH_PAGE, done = 0, mine = 0;
 	char *warm = aligned_alloc(BENCH_PAGE, CHUNK);
 
 	if (!warm)
@@ -160,18 +248,20 @@ static void *drain_thread(void *arg)
 	memset(warm, 0x5a, CHUNK);
 	pthread_barrier_wait(&d->barrier);
 	for (;;) {
-		uint64_t from = atomic_fetch_add(&d->next, CHUNK);
-		uint64_t len, off;
+		uint64_t from = take_chunk(d, i, &mine);
 		const char *src = warm;
+		uint64_t len;
+		off_t off;
 
 		if (from >= size)
 			break;
 		len = size - from < CHUNK ? size - from : CHUNK;
-		/* The file may be shorter than the memory: begin again. */
-		off = d->file_len ? from % (d->file_len / CHUNK * CHUNK) : 0;
+		off = file_off(d, from);
+		if (d->tcp && recv(d->conns[i], warm, len, MSG_WAITALL) != (ssize_t)len)
+			err(1, "recv");
 		if (d->map)
 			src = d->map + off;
-		else if (d->file >= 0 && pread(d->file, warm, len, (off_t)off) != (ssize_t)len)
+		else if (!d->tcp && d->file >= 0 && pread(d->file, warm, len, off) != (ssize_t)len)
 			err(1, "pread");
 		copy_chunk(d, from, from + len, src);
 		done += len;
@@ -219,10 +309,10 @@ static int cmd_drain(uint64_t size, const char *layout, const char *source, unsi
 	bool many = !strcmp(layout, "many"), fresh = !strcmp(source, "fresh");
 	uint64_t start, ns;
 	struct hello h;
-	int socks[2];
-	pid_t pid;
+	int socks[2], go[2], status;
+	pid_t pid, sender = -1;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks))
+	if (pipe2(go, O_CLOEXEC) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks))
 		err(1, "socketpair");
 	pid = fork();
 	if (pid < 0)
@@ -240,6 +330,10 @@ static int cmd_drain(uint64_t size, const char *layout, const char *source, unsi
 	d.buf.base = h.base;
 	d.buf.nvmas = many ? BENCH_MANY : 1;
 	open_source(&d, source, path);
+	d.nthreads = nthreads;
+	d.tcp = !strcmp(source, "tcp");
+	if (d.tcp)
+		sender = start_sender(&d, go[0]);
 	pthread_barrier_init(&d.barrier, NULL, nthreads + 1);
 	for (unsigned int i = 0; i < nthreads; i++)
 		if (pthread_create(&threads[i], NULL, drain_thread, &d))
@@ -247,6 +341,8 @@ static int cmd_drain(uint64_t size, const char *layout, const char *source, unsi
 	start = bench_now();
 	if (fresh)
 		d.map = map_fresh(&d);
+	if (d.tcp && write(go[1], "", 1) != 1)
+		err(1, "write");
 	pthread_barrier_wait(&d.barrier);
 	for (unsigned int i = 0; i < nthreads; i++)
 		pthread_join(threads[i], NULL);
@@ -257,6 +353,8 @@ static int cmd_drain(uint64_t size, const char *layout, const char *source, unsi
 		errx(1, "copied %" PRIuFAST64 " of %" PRIu64 " bytes", d.copied, size);
 	close(socks[0]);
 	waitpid(pid, NULL, 0);
+	if (d.tcp && (waitpid(sender, &status, 0) != sender || status))
+		errx(1, "the sender failed");
 	printf("{\"kind\": \"drain\", \"size\": %" PRIu64 ", \"layout\": \"%s\", \"source\": \"%s\", \"threads\": %u"
 	       ", \"ns\": %" PRIu64 ", \"gib_s\": %.3f}\n",
 	       size, layout, source, nthreads, ns, (double)size / (double)ns * 1e9 / (double)(1UL << 30));
@@ -493,7 +591,7 @@ int main(int argc, char **argv)
 		if (count >= 1 && count <= MAX_THREADS)
 			return cmd_touch(size, argv[3], (unsigned int)count, argv[5]);
 	}
-	fprintf(stderr, "usage: raw warm SIZE | drain SIZE one|many warm|map|pread THREADS [FILE] |"
+	fprintf(stderr, "usage: raw warm SIZE | drain SIZE one|many warm|map|fresh|pread|tcp THREADS [FILE] |"
 			" fault SIZE random|seq COUNT poll|spin|same | touch SIZE random|seq THREADS FILE\n");
 	return 2;
 }
