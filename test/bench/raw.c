@@ -5,7 +5,7 @@
  *	raw warm SIZE
  *	raw drain SIZE one|many warm|map|fresh|pread|tcp THREADS [FILE]
  *	raw fault SIZE random|seq COUNT poll|spin|same
- *	raw touch SIZE random|seq THREADS FILE
+ *	raw touch SIZE random|seq THREADS FILE [gate]
  *
  * `drain` fills SIZE bytes of a child's registered memory in chunks of 64 KiB
  * that do not cross a VMA: from one warm buffer, from a populated mapping of
@@ -17,7 +17,9 @@
  * poll(), spins on read(), or sleeps and shares the child's CPU. `touch` is
  * drain and fault at once, without anything that a daemon needs to be right:
  * threads fill from a populated mapping of FILE and answer faults between two
- * chunks, while the child touches each page. `warm` uses SIZE bytes of memory
+ * chunks, while the child touches each page. With `gate` it obeys the one rule that
+ * nobody can do without who follows layouts: no copy is under way while messages
+ * are read. `warm` uses SIZE bytes of memory
  * and gives them back: memory that a virtual machine uses for the first time is
  * several times slower, so it goes before each measurement. Each prints one JSON
  * line.
@@ -44,6 +46,7 @@
 #include <unistd.h>
 
 #include "buffer.h"
+#include "restore/gate.h"
 
 #define CHUNK (64UL << 10)
 #define MAX_THREADS 64
@@ -58,6 +61,7 @@ struct drain {
 	unsigned int nthreads;
 	atomic_uint started; /* threads */
 	bool tcp;
+	struct lp_gate *gate; /* or NULL */
 	int conns[MAX_THREADS];	     /* where a thread's bytes come from, or go to, then */
 	atomic_uint_fast64_t next;   /* first byte nobody took yet */
 	atomic_uint_fast64_t copied; /* bytes */
@@ -490,10 +494,24 @@ static void copy_missing(const struct drain *d, uint64_t from, uint64_t to)
 static bool touch_faults(const struct drain *d)
 {
 	struct uffd_msg msgs[32];
-	ssize_t n = read(d->uffd, msgs, sizeof(msgs));
+	struct pollfd p = { .fd = d->uffd, .events = POLLIN };
+	ssize_t n;
 
+	if (d->gate) {
+		/* As a daemon would: nobody is stopped for nothing. */
+		if (poll(&p, 1, 0) <= 0)
+			return false;
+		lp_gate_enter_alone(d->gate);
+	}
+	n = read(d->uffd, msgs, sizeof(msgs));
+	if (d->gate)
+		lp_gate_leave_alone(d->gate);
+	if (n > 0 && d->gate)
+		lp_gate_enter(d->gate);
 	for (ssize_t i = 0; i < n / (ssize_t)sizeof(msgs[0]); i++)
 		copy_page(d, (msgs[i].arg.pagefault.address & ~(BENCH_PAGE - 1)) - (uintptr_t)d->buf.base);
+	if (n > 0 && d->gate)
+		lp_gate_leave(d->gate);
 	return n > 0;
 }
 
@@ -506,7 +524,11 @@ static void *touch_thread(void *arg)
 		uint64_t to = size - from < CHUNK ? size : from + CHUNK;
 
 		for (; from < to; from += CHUNK / 4) {
+			if (d->gate)
+				lp_gate_enter(d->gate);
 			copy_missing(d, from, to - from < CHUNK / 4 ? to : from + CHUNK / 4);
+			if (d->gate)
+				lp_gate_leave(d->gate);
 			while (touch_faults(d))
 				;
 		}
@@ -514,8 +536,9 @@ static void *touch_thread(void *arg)
 	return NULL;
 }
 
-static int cmd_touch(uint64_t size, const char *order, unsigned int nthreads, const char *path)
+static int cmd_touch(uint64_t size, const char *order, unsigned int nthreads, const char *path, bool gated)
 {
+	struct lp_gate gate = { 0 };
 	struct drain d = { .buf.npages = size / BENCH_PAGE, .buf.nvmas = 1 };
 	pthread_t threads[MAX_THREADS];
 	int socks[2], done[2], status;
@@ -523,6 +546,7 @@ static int cmd_touch(uint64_t size, const char *order, unsigned int nthreads, co
 	struct hello h;
 	pid_t pid;
 
+	d.gate = gated ? &gate : NULL;
 	open_source(&d, "map", path);
 	if (d.file_len < size)
 		errx(1, "%s is shorter than the memory", path);
@@ -533,7 +557,7 @@ static int cmd_touch(uint64_t size, const char *order, unsigned int nthreads, co
 	if (pid < 0)
 		err(1, "fork");
 	if (!pid)
-		fault_child(socks[1], done[1], size, order, d.buf.npages, "touch", over);
+		fault_child(socks[1], done[1], size, order, d.buf.npages, gated ? "gated" : "touch", over);
 	close(socks[1]);
 	close(done[1]);
 	d.uffd = recv_hello(socks[0], &h);
@@ -586,12 +610,12 @@ int main(int argc, char **argv)
 		if (count >= 1 && count <= size / BENCH_PAGE)
 			return cmd_fault(size, argv[3], count, argv[5]);
 	}
-	if (size && !strcmp(argv[1], "touch") && argc == 6) {
+	if (size && !strcmp(argv[1], "touch") && (argc == 6 || (argc == 7 && !strcmp(argv[6], "gate")))) {
 		count = strtoull(argv[4], NULL, 10);
 		if (count >= 1 && count <= MAX_THREADS)
-			return cmd_touch(size, argv[3], (unsigned int)count, argv[5]);
+			return cmd_touch(size, argv[3], (unsigned int)count, argv[5], argc == 7);
 	}
 	fprintf(stderr, "usage: raw warm SIZE | drain SIZE one|many warm|map|fresh|pread|tcp THREADS [FILE] |"
-			" fault SIZE random|seq COUNT poll|spin|same | touch SIZE random|seq THREADS FILE\n");
+			" fault SIZE random|seq COUNT poll|spin|same | touch SIZE random|seq THREADS FILE [gate]\n");
 	return 2;
 }
