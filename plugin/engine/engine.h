@@ -215,6 +215,14 @@ enum lp_verdict {
  */
 int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum lp_verdict *verdict,
 		   struct lp_flight **flight);
+/*
+ * The same before the message of the fault was read, for the owner of the bulk
+ * flight @own of @s, who need not be alone in the gate for it: no other flight is
+ * looked at. *flight is to be filled, or NULL: what the message will find is open.
+ * When the message comes, if it still does, it is a fault like any other.
+ */
+int lp_space_early_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, struct lp_flight *own,
+			 struct lp_flight **flight);
 /* The waiting threads at @addr were woken (ZEROPAGE or WAKE succeeded). */
 void lp_space_answered(struct lp_space *s, uint64_t addr);
 /*

@@ -200,16 +200,63 @@ static uint64_t readahead_len(struct lp_space *s, uint64_t addr, uint64_t max)
 	return s->seq_len < max ? s->seq_len : (max > page ? max : page);
 }
 
+/*
+ * A new urgent flight that begins at @addr, out of what is missing there (@r) or
+ * out of bulk flight @owner, which has @p there. Other flights are not looked at.
+ */
+static int claim(struct lp_space *s, struct lp_waiter *w, uint64_t readahead, const struct lp_range *r,
+		 struct lp_flight *owner, const struct lp_piece *p, struct lp_flight **out)
+{
+	uint64_t addr = w->addr, len = readahead_len(s, addr, readahead);
+	struct lp_pool *pool = &s->engine->pool;
+	struct lp_flight *f;
+	struct lp_range quiet;
+	int rc;
+
+	if (owner)
+		len = len < p->addr + p->len - addr ? len : p->addr + p->len - addr;
+	else
+		len = len < r->end - addr ? len : r->end - addr;
+	if (lp_map_next(&s->named, addr, &quiet) && len > quiet.start - addr)
+		len = quiet.start - addr;
+
+	rc = lp_pool_reserve(pool, 2);
+	if (!rc && owner)
+		rc = flight_reserve(owner);
+	if (!rc)
+		rc = flight_new(s, 4, &f);
+	if (rc) {
+		int again = lp_space_defer(s, addr);
+
+		return again ? again : rc;
+	}
+	w->flight = f;
+	f->urgent = true;
+	f->fault_addr = addr;
+	/* Neither can fail: reserved above. Bulk must not hold up a thread: its pages change their owner. */
+	if (owner)
+		flight_cut(owner, addr, addr + len);
+	else
+		lp_map_cut(pool, &s->v.missing, addr, addr + len, NULL);
+	if (owner)
+		flight_push(f, addr, len, p->img + (addr - p->addr), p->obj);
+	else
+		flight_push(f, addr, len, r->img + (addr - r->start), r->obj);
+
+	s->seq_next = addr + len;
+	s->cursor = addr + len;
+	s->engine->hot = s;
+	*out = f;
+	return 0;
+}
+
 int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum lp_verdict *verdict,
 		   struct lp_flight **flight)
 {
-	struct lp_pool *pool = &s->engine->pool;
-	uint64_t len, img, quiet = LP_NEVER;
-	struct lp_flight *f, *owner = NULL;
+	struct lp_flight *owner = NULL;
 	struct lp_waiter *w;
 	struct lp_piece p;
 	struct lp_range r;
-	uint32_t obj;
 	int rc;
 
 	*verdict = LP_ZERO;
@@ -231,56 +278,46 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
 		*verdict = LP_LATER;
 		return 0;
 	}
-	if (lp_map_next(&s->named, addr, &r))
-		quiet = r.start;
-	if (lp_map_find(&s->v.missing, addr, &r)) {
-		len = readahead_len(s, addr, readahead);
-		if (len > r.end - addr)
-			len = r.end - addr;
-		if (len > quiet - addr)
-			len = quiet - addr;
-		img = r.img + (addr - r.start);
-		obj = r.obj;
-	} else if ((owner = flights_find(s, addr, &p))) {
+	if (!lp_map_find(&s->v.missing, addr, &r)) {
+		owner = flights_find(s, addr, &p);
+		if (!owner)
+			return 0;
 		if (owner->urgent) {
 			w->flight = owner;
 			*verdict = LP_WAIT;
 			return 0;
 		}
-		/* Bulk must not hold up a thread: the pages change their owner. */
-		len = readahead_len(s, addr, readahead);
-		if (len > p.addr + p.len - addr)
-			len = p.addr + p.len - addr;
-		img = p.img + (addr - p.addr);
-		obj = p.obj;
-	} else {
-		return 0;
 	}
-
-	rc = lp_pool_reserve(pool, 2);
-	if (!rc && owner)
-		rc = flights_reserve(s);
+	rc = claim(s, w, readahead, &r, owner, &p, flight);
 	if (!rc)
-		rc = flight_new(s, 4, &f);
-	if (rc) {
-		int again = lp_space_defer(s, addr);
+		*verdict = LP_FILL;
+	return rc;
+}
 
-		return again ? again : rc;
+int lp_space_early_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, struct lp_flight *own,
+			 struct lp_flight **flight)
+{
+	struct lp_flight *owner = NULL;
+	struct lp_waiter *w;
+	struct lp_piece p;
+	struct lp_range r;
+	int rc;
+
+	*flight = NULL;
+	if (s->dead || s->broken || frozen(s) || lp_map_find(&s->named, addr, &r))
+		return 0;
+	if (!lp_map_find(&s->v.missing, addr, &r)) {
+		if (!flight_find(own, addr, &p))
+			return 0;
+		owner = own;
 	}
-	w->flight = f;
-	f->urgent = true;
-	f->fault_addr = addr;
-	/* Neither can fail: reserved above. The new flight has no pieces yet. */
-	if (owner)
-		flights_cut(s, addr, addr + len);
-	else
-		lp_map_cut(pool, &s->v.missing, addr, addr + len, NULL);
-	flight_push(f, addr, len, img, obj);
-
-	s->seq_next = addr + len;
-	s->cursor = addr + len;
-	s->engine->hot = s;
-	*flight = f;
-	*verdict = LP_FILL;
-	return 0;
+	rc = waiter_add(s, addr, &w);
+	if (rc)
+		return rc;
+	w->flight = NULL;
+	if (w->deferred) {
+		w->deferred = false;
+		s->ndeferred--;
+	}
+	return claim(s, w, readahead, &r, owner, &p, flight);
 }

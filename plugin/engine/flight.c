@@ -42,59 +42,69 @@ void flight_push(struct lp_flight *f, uint64_t addr, uint64_t len, uint64_t img,
 	f->pieces[f->n++] = (struct lp_piece){ addr, len, img, obj };
 }
 
+int flight_reserve(struct lp_flight *f)
+{
+	struct lp_piece *p;
+	uint32_t cap = f->cap * 2 + 2;
+
+	if (f->n + 2 <= f->cap)
+		return 0;
+	p = realloc(f->pieces, cap * sizeof(*p));
+	if (!p)
+		return -ENOMEM;
+	f->pieces = p;
+	f->cap = cap;
+	return 0;
+}
+
 int flights_reserve(struct lp_space *s)
 {
 	struct lp_flight *f;
+	int rc = 0;
 
-	for (f = s->flights; f; f = f->next) {
-		struct lp_piece *p;
-		uint32_t cap = f->cap * 2 + 2;
+	for (f = s->flights; f && !rc; f = f->next)
+		rc = flight_reserve(f);
+	return rc;
+}
 
-		if (f->n + 2 <= f->cap)
+void flight_cut(struct lp_flight *f, uint64_t start, uint64_t end)
+{
+	uint32_t i;
+
+	for (i = f->head; i < f->n; i++) {
+		struct lp_piece *p = &f->pieces[i], old = *p;
+		uint64_t a = old.addr > start ? old.addr : start;
+		uint64_t b = old.addr + old.len < end ? old.addr + old.len : end;
+
+		if (a >= b)
 			continue;
-		p = realloc(f->pieces, cap * sizeof(*p));
-		if (!p)
-			return -ENOMEM;
-		f->pieces = p;
-		f->cap = cap;
+		/* What remains: the part before [a, b) in place, the part after behind it. */
+		p->len = a - old.addr;
+		if (b < old.addr + old.len) {
+			struct lp_piece tail = { b, old.addr + old.len - b, old.img + (b - old.addr), old.obj };
+
+			if (!p->len) {
+				*p = tail;
+				continue;
+			}
+			memmove(p + 2, p + 1, (f->n - i - 1) * sizeof(*p));
+			p[1] = tail;
+			f->n++;
+			i++;
+		} else if (!p->len) {
+			memmove(p, p + 1, (f->n - i - 1) * sizeof(*p));
+			f->n--;
+			i--;
+		}
 	}
-	return 0;
 }
 
 void flights_cut(struct lp_space *s, uint64_t start, uint64_t end)
 {
 	struct lp_flight *f;
 
-	for (f = s->flights; f; f = f->next) {
-		uint32_t i;
-
-		for (i = f->head; i < f->n; i++) {
-			struct lp_piece *p = &f->pieces[i], old = *p;
-			uint64_t a = old.addr > start ? old.addr : start;
-			uint64_t b = old.addr + old.len < end ? old.addr + old.len : end;
-
-			if (a >= b)
-				continue;
-			/* What remains: the part before [a, b) in place, the part after behind it. */
-			p->len = a - old.addr;
-			if (b < old.addr + old.len) {
-				struct lp_piece tail = { b, old.addr + old.len - b, old.img + (b - old.addr), old.obj };
-
-				if (!p->len) {
-					*p = tail;
-					continue;
-				}
-				memmove(p + 2, p + 1, (f->n - i - 1) * sizeof(*p));
-				p[1] = tail;
-				f->n++;
-				i++;
-			} else if (!p->len) {
-				memmove(p, p + 1, (f->n - i - 1) * sizeof(*p));
-				f->n--;
-				i--;
-			}
-		}
-	}
+	for (f = s->flights; f; f = f->next)
+		flight_cut(f, start, end);
 }
 
 /* The part of @p in [start, end), or none. */
@@ -134,19 +144,26 @@ void flights_return(struct lp_space *s, uint64_t start, uint64_t end)
 	waiters_return(s, start, end);
 }
 
+bool flight_find(const struct lp_flight *f, uint64_t addr, struct lp_piece *piece)
+{
+	uint32_t i;
+
+	for (i = f->head; i < f->n; i++) {
+		if (addr - f->pieces[i].addr < f->pieces[i].len) {
+			*piece = f->pieces[i];
+			return true;
+		}
+	}
+	return false;
+}
+
 struct lp_flight *flights_find(const struct lp_space *s, uint64_t addr, struct lp_piece *piece)
 {
 	struct lp_flight *f;
-	uint32_t i;
 
-	for (f = s->flights; f; f = f->next) {
-		for (i = f->head; i < f->n; i++) {
-			if (addr - f->pieces[i].addr < f->pieces[i].len) {
-				*piece = f->pieces[i];
-				return f;
-			}
-		}
-	}
+	for (f = s->flights; f; f = f->next)
+		if (flight_find(f, addr, piece))
+			return f;
 	return NULL;
 }
 

@@ -126,13 +126,16 @@ int flight_new(struct lp_space *s, unsigned cap, struct lp_flight **out);
 void flight_push(struct lp_flight *f, uint64_t addr, uint64_t len, uint64_t img, uint32_t obj);
 /* Room for two more pieces in each flight of @s, so that flights_cut() cannot fail twice. */
 int flights_reserve(struct lp_space *s);
+int flight_reserve(struct lp_flight *f);
 /* Take [start, end) out of all flights of @s. */
 void flights_cut(struct lp_space *s, uint64_t start, uint64_t end);
+void flight_cut(struct lp_flight *f, uint64_t start, uint64_t end);
 /* How many pieces of flights of @s lie in [start, end), or partly. */
 unsigned flights_count(const struct lp_space *s, uint64_t start, uint64_t end);
 /* What flights of @s have in [start, end) is missing again. For what flights_count() says, and flights, is reserved. */
 void flights_return(struct lp_space *s, uint64_t start, uint64_t end);
 struct lp_flight *flights_find(const struct lp_space *s, uint64_t addr, struct lp_piece *piece);
+bool flight_find(const struct lp_flight *f, uint64_t addr, struct lp_piece *piece);
 void flights_drop_all(struct lp_space *s);
 
 /* Messages wait for a settled moment, or questions do. */

@@ -28,10 +28,15 @@
 #include "ledger/ledger.h"
 #include "ledger/watch.skel.h"
 
-struct lp_ledger {
-	unsigned long *consumer; /* positions, and where they point to */
+struct ring {
+	unsigned long *consumer; /* positions, and where they point to; NULL: there is none */
 	const unsigned long *producer;
 	const uint8_t *data;
+	size_t size;
+};
+
+struct lp_ledger {
+	struct ring entries, faults;
 	struct lp_ledger_shared *shared;
 	size_t page;
 	uint64_t lost; /* as last seen */
@@ -64,7 +69,7 @@ static unsigned tracepoint_args(const struct btf *btf, const char *typedef_name)
 	return t && btf_kind(t) == BTF_KIND_FUNC_PROTO ? btf_vlen(t) - 1 : 0; /* the first is the program's own */
 }
 
-static int prepare(struct watch_bpf *w, struct lp_err *err)
+static int prepare(struct watch_bpf *w, bool faults, struct lp_err *err)
 {
 	struct btf *btf = btf__load_vmlinux_btf();
 	unsigned n;
@@ -75,6 +80,11 @@ static int prepare(struct watch_bpf *w, struct lp_err *err)
 	/* (mm, write, success), and before Linux 6.14 the memory cgroup after mm. */
 	w->rodata->write_arg = n == 3 ? 1 : 2;
 	bpf_program__set_autoload(w->progs.space_gone, tracepoint_args(btf, "btf_trace_exit_mmap") != 0);
+	/* (address, registers, error) */
+	faults = faults && tracepoint_args(btf, "btf_trace_page_fault_user") == 3 &&
+		 tracepoint_args(btf, "btf_trace_page_fault_kernel") == 3;
+	bpf_program__set_autoload(w->progs.fault_user, faults);
+	bpf_program__set_autoload(w->progs.fault_kernel, faults);
 	btf__free(btf);
 	if (n != 3 && n != 4)
 		return lp_err(err, -ENOTSUP, "the kernel's tracepoints mmap_lock:* are not as this version knows them");
@@ -92,10 +102,12 @@ void lp_ledger_close(int fds[LP_LEDGER_FDS])
 	}
 }
 
-static int load(int fds[LP_LEDGER_FDS], struct lp_err *err)
+#define LINKS (LP_LEDGER_FDS - LP_LEDGER_LINKS)
+
+static int load(int fds[LP_LEDGER_FDS], bool faults, struct lp_err *err)
 {
 	struct watch_bpf *w;
-	struct bpf_link *link[4] = { NULL };
+	struct bpf_link *link[LINKS] = { NULL };
 	int i, rc;
 
 	for (i = 0; i < LP_LEDGER_FDS; i++)
@@ -107,7 +119,7 @@ static int load(int fds[LP_LEDGER_FDS], struct lp_err *err)
 	w = watch_bpf__open();
 	if (!w)
 		return lp_err_sys(err, -errno, "cannot open the BPF program");
-	rc = prepare(w, err);
+	rc = prepare(w, faults, err);
 	if (rc)
 		goto out;
 	rc = watch_bpf__load(w);
@@ -121,19 +133,25 @@ static int load(int fds[LP_LEDGER_FDS], struct lp_err *err)
 	rc = link[2] ? 0 : lp_err_sys(err, -errno, "cannot attach the BPF program");
 	if (!rc && bpf_program__autoload(w->progs.space_gone))
 		link[3] = bpf_program__attach(w->progs.space_gone);
+	if (!rc && bpf_program__autoload(w->progs.fault_user))
+		link[4] = bpf_program__attach(w->progs.fault_user);
+	if (link[4])
+		link[5] = bpf_program__attach(w->progs.fault_kernel);
 	if (!rc) {
 		fds[LP_LEDGER_RING] = fcntl(bpf_map__fd(w->maps.ring), F_DUPFD_CLOEXEC, 0);
 		fds[LP_LEDGER_SHARED] = fcntl(bpf_map__fd(w->maps.bss), F_DUPFD_CLOEXEC, 0);
-		for (i = 0; i < 4; i++)
+		if (link[5])
+			fds[LP_LEDGER_FAULTS] = fcntl(bpf_map__fd(w->maps.faults), F_DUPFD_CLOEXEC, 0);
+		for (i = 0; i < LINKS; i++)
 			if (link[i])
 				fds[LP_LEDGER_LINKS + i] = fcntl(bpf_link__fd(link[i]), F_DUPFD_CLOEXEC, 0);
 		for (i = 0; i < LP_LEDGER_LINKS + 3; i++)
-			if (fds[i] < 0)
+			if (fds[i] < 0 && i != LP_LEDGER_FAULTS)
 				rc = lp_err_sys(err, -EMFILE, "no descriptors for the BPF program");
 	}
 out:
 	/* The descriptors keep what they are of. */
-	for (i = 0; i < 4; i++)
+	for (i = 0; i < LINKS; i++)
 		bpf_link__destroy(link[i]);
 	watch_bpf__destroy(w);
 	if (rc)
@@ -167,7 +185,10 @@ int lp_ledger_load(int fds[LP_LEDGER_FDS], struct lp_err *err)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != me)
 			_exit(1);
-		r->rc = load(r->fds, &r->err);
+		r->rc = load(r->fds, true, &r->err);
+		/* Better without faults than not at all. */
+		if (r->rc)
+			r->rc = load(r->fds, false, &r->err);
 		_exit(0);
 	}
 	if (pid < 0)
@@ -190,20 +211,30 @@ int lp_ledger_load(int fds[LP_LEDGER_FDS], struct lp_err *err)
  * a page with the consumer's position, one with the producer's, and the data twice
  * over, so that no record is cut.
  */
-static int map_ring(struct lp_ledger *l, int fd)
+static int map_ring(struct ring *r, int fd, size_t size, size_t page)
 {
-	l->consumer = mmap(NULL, l->page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (l->consumer == MAP_FAILED)
+	void *consumer, *producer;
+
+	consumer = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (consumer == MAP_FAILED)
 		return -errno;
-	l->producer = mmap(NULL, l->page + 2 * LP_LEDGER_RING_SIZE, PROT_READ, MAP_SHARED, fd, l->page);
-	if (l->producer == MAP_FAILED) {
+	producer = mmap(NULL, page + 2 * size, PROT_READ, MAP_SHARED, fd, (off_t)page);
+	if (producer == MAP_FAILED) {
 		int rc = -errno;
 
-		munmap(l->consumer, l->page);
+		munmap(consumer, page);
 		return rc;
 	}
-	l->data = (const uint8_t *)l->producer + l->page;
+	*r = (struct ring){ consumer, producer, (const uint8_t *)producer + page, size };
 	return 0;
+}
+
+static void unmap_ring(struct ring *r, size_t page)
+{
+	if (!r->consumer)
+		return;
+	munmap(r->consumer, page);
+	munmap((void *)r->producer, page + 2 * r->size);
 }
 
 int lp_ledger_attach(const int fds[LP_LEDGER_FDS], lp_ledger_entry_fn fn, void *arg, struct lp_ledger **out,
@@ -218,7 +249,13 @@ int lp_ledger_attach(const int fds[LP_LEDGER_FDS], lp_ledger_entry_fn fn, void *
 	l->arg = arg;
 	l->page = sysconf(_SC_PAGESIZE);
 	l->shared = mmap(NULL, l->page, PROT_READ | PROT_WRITE, MAP_SHARED, fds[LP_LEDGER_SHARED], 0);
-	rc = l->shared == MAP_FAILED ? -errno : map_ring(l, fds[LP_LEDGER_RING]);
+	rc = l->shared == MAP_FAILED ? -errno :
+				       map_ring(&l->entries, fds[LP_LEDGER_RING], LP_LEDGER_RING_SIZE, l->page);
+	if (!rc && fds[LP_LEDGER_FAULTS] >= 0) {
+		rc = map_ring(&l->faults, fds[LP_LEDGER_FAULTS], LP_LEDGER_FAULTS_SIZE, l->page);
+		if (rc)
+			unmap_ring(&l->entries, l->page);
+	}
 	if (rc) {
 		lp_err_sys(err, rc, "cannot map the ring of the BPF program");
 		if (l->shared != MAP_FAILED)
@@ -234,8 +271,9 @@ void lp_ledger_detach(struct lp_ledger *l)
 {
 	if (!l)
 		return;
-	munmap(l->consumer, l->page);
-	munmap((void *)l->producer, l->page + 2 * LP_LEDGER_RING_SIZE);
+	lp_ledger_want_faults(l, false);
+	unmap_ring(&l->entries, l->page);
+	unmap_ring(&l->faults, l->page);
 	munmap(l->shared, l->page);
 	free(l);
 }
@@ -245,9 +283,9 @@ void lp_ledger_detach(struct lp_ledger *l)
  * later one may be of a change that has been made. It takes a microsecond, unless
  * a virtual CPU is taken away.
  */
-static uint32_t finished(const struct lp_ledger *l, unsigned long pos)
+static uint32_t finished(const struct ring *r, unsigned long pos)
 {
-	const uint32_t *head = (const void *)(l->data + (pos & (LP_LEDGER_RING_SIZE - 1)));
+	const uint32_t *head = (const void *)(r->data + (pos & (r->size - 1)));
 	unsigned tries = 0;
 	uint32_t len;
 
@@ -257,18 +295,76 @@ static uint32_t finished(const struct lp_ledger *l, unsigned long pos)
 	return len;
 }
 
+/* The record at @pos, or NULL if it is none of @want bytes; and where the next one begins. */
+static const void *record(const struct ring *r, unsigned long *pos, size_t want)
+{
+	uint32_t len = finished(r, *pos), size = len & ~BPF_RINGBUF_DISCARD_BIT;
+	const void *p = r->data + (*pos & (r->size - 1)) + BPF_RINGBUF_HDR_SZ;
+
+	*pos += (size + BPF_RINGBUF_HDR_SZ + 7) & ~7UL;
+	return len & BPF_RINGBUF_DISCARD_BIT || size < want ? NULL : p;
+}
+
+static bool any(const struct ring *r)
+{
+	return r->consumer &&
+	       __atomic_load_n(r->producer, __ATOMIC_ACQUIRE) != __atomic_load_n(r->consumer, __ATOMIC_RELAXED);
+}
+
 void lp_ledger_read(struct lp_ledger *l)
 {
-	unsigned long end = __atomic_load_n(l->producer, __ATOMIC_ACQUIRE), pos = *l->consumer;
+	struct ring *r = &l->entries;
+	unsigned long end = __atomic_load_n(r->producer, __ATOMIC_ACQUIRE), pos = *r->consumer;
+	const void *e;
 
 	while (pos < end) {
-		uint32_t len = finished(l, pos), size = len & ~BPF_RINGBUF_DISCARD_BIT;
-
-		if (!(len & BPF_RINGBUF_DISCARD_BIT) && size >= sizeof(struct lp_ledger_entry))
-			l->fn(l->arg, (const void *)(l->data + (pos & (LP_LEDGER_RING_SIZE - 1)) + BPF_RINGBUF_HDR_SZ));
-		pos += (size + BPF_RINGBUF_HDR_SZ + 7) & ~7UL;
-		__atomic_store_n(l->consumer, pos, __ATOMIC_RELEASE);
+		e = record(r, &pos, sizeof(struct lp_ledger_entry));
+		if (e)
+			l->fn(l->arg, e);
+		__atomic_store_n(r->consumer, pos, __ATOMIC_RELEASE);
 	}
+}
+
+bool lp_ledger_any(const struct lp_ledger *l)
+{
+	return any(&l->entries);
+}
+
+bool lp_ledger_tells_faults(const struct lp_ledger *l)
+{
+	return l->faults.consumer;
+}
+
+void lp_ledger_want_faults(struct lp_ledger *l, bool want)
+{
+	/* Read by others far more often than it changes. */
+	if (__atomic_load_n(&l->shared->faults_wanted, __ATOMIC_RELAXED) != want)
+		__atomic_store_n(&l->shared->faults_wanted, want, __ATOMIC_RELAXED);
+}
+
+bool lp_ledger_any_fault(const struct lp_ledger *l)
+{
+	return any(&l->faults);
+}
+
+unsigned lp_ledger_faults(struct lp_ledger *l, struct lp_ledger_fault *buf, unsigned max)
+{
+	struct ring *r = &l->faults;
+	unsigned long end, pos;
+	const void *f;
+	unsigned n = 0;
+
+	if (!r->consumer)
+		return 0;
+	end = __atomic_load_n(r->producer, __ATOMIC_ACQUIRE);
+	pos = *r->consumer;
+	while (pos < end && n < max) {
+		f = record(r, &pos, sizeof(*buf));
+		if (f)
+			memcpy(&buf[n++], f, sizeof(*buf));
+		__atomic_store_n(r->consumer, pos, __ATOMIC_RELEASE);
+	}
+	return n;
 }
 
 bool lp_ledger_lost(struct lp_ledger *l)

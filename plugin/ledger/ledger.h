@@ -2,7 +2,8 @@
 /*
  * The ledger: which system calls have changed which address space, in the order
  * in which the kernel made the changes, including those of which userfaultfd
- * tells nothing. A BPF program (watch.bpf.c) writes it into a ring.
+ * tells nothing. A BPF program (watch.bpf.c) writes it into a ring. Into another one
+ * it writes faults, where the kernel lets it.
  *
  * Loading it needs Linux 5.15 with BTF and CAP_BPF + CAP_PERFMON (or root), so
  * it is loaded once, before privileges are dropped. What is left is descriptors:
@@ -18,8 +19,14 @@
 #include "base/err.h"
 #include "ledger/shared.h"
 
-/* The ring, the memory that is shared with the program, and what keeps the program attached. */
-enum { LP_LEDGER_RING, LP_LEDGER_SHARED, LP_LEDGER_LINKS, LP_LEDGER_FDS = LP_LEDGER_LINKS + 4 };
+/* The rings, the memory that is shared with the program, and what keeps the program attached. */
+enum {
+	LP_LEDGER_RING,
+	LP_LEDGER_SHARED,
+	LP_LEDGER_FAULTS, /* -1: it does not tell */
+	LP_LEDGER_LINKS,
+	LP_LEDGER_FDS = LP_LEDGER_LINKS + 6
+};
 
 /*
  * Load it, in a process of its own that shares our descriptors: what libbpf takes
@@ -40,6 +47,8 @@ int lp_ledger_attach(const int fds[LP_LEDGER_FDS], lp_ledger_entry_fn fn, void *
 void lp_ledger_detach(struct lp_ledger *l);
 /* Hand out all entries that are there. */
 void lp_ledger_read(struct lp_ledger *l);
+/* Are there entries that were not handed out? For any thread; a moment later it may be otherwise. */
+bool lp_ledger_any(const struct lp_ledger *l);
 /* Have entries been lost since the last call? */
 bool lp_ledger_lost(struct lp_ledger *l);
 /*
@@ -49,5 +58,16 @@ bool lp_ledger_lost(struct lp_ledger *l);
 uint64_t lp_ledger_watch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_t page);
 /* No longer; nor children that it will fork. */
 void lp_ledger_unwatch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_t page);
+
+/*
+ * Faults: a hint that a thread waits for a page, or soon will, or did until a
+ * moment ago. Some are lost, and those from before somebody wanted them are old.
+ */
+bool lp_ledger_tells_faults(const struct lp_ledger *l);
+void lp_ledger_want_faults(struct lp_ledger *l, bool want);
+/* For any thread, as above. */
+bool lp_ledger_any_fault(const struct lp_ledger *l);
+/* Take up to @max of them. By one thread at a time. */
+unsigned lp_ledger_faults(struct lp_ledger *l, struct lp_ledger_fault *buf, unsigned max);
 
 #endif

@@ -15,8 +15,15 @@ struct lp_ledger_entry {
 	unsigned int nr;	  /* of the system call */
 };
 
-/* Of the ring, bytes. */
+/* A thread of a watched address space has touched a page that is not there. It may be about to wait for it. */
+struct lp_ledger_fault {
+	unsigned long long mm;
+	unsigned long long addr; /* of the page */
+};
+
+/* Of the rings, bytes. */
 #define LP_LEDGER_RING_SIZE (4 << 20)
+#define LP_LEDGER_FAULTS_SIZE (64 << 10)
 
 /* In memory that both can write. */
 struct lp_ledger_shared {
@@ -26,6 +33,7 @@ struct lp_ledger_shared {
 	/* The same for one that is to be watched no more. */
 	unsigned long long bye_arg;
 	unsigned long long lost; /* entries for which there was no room */
+	unsigned long long faults_wanted; /* somebody looks at that ring */
 };
 
 #endif

@@ -11,6 +11,11 @@
  * change will send, see "The book" in engine/engine.h. madvise() that discards
  * holds the lock for reading, and sends its message after it has let go of it.
  *
+ * And it tells of faults in watched address spaces before userfaultfd does. That is
+ * a hint for who is busy filling: reading the messages of a userfaultfd stops all
+ * fills of its address space. The message comes all the same, until the thread is
+ * woken, so nothing depends on a hint.
+ *
  * x86-64 only: system calls have other numbers and registers elsewhere.
  */
 #include <linux/bpf.h>
@@ -33,6 +38,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define NR_CLONE3 435
 
 #define MAP_FIXED 0x10
+#define ERROR_PRESENT 1 /* of x86: the page is there, the access is not allowed */
 #define UFFDIO_UNREGISTER 0x8010aa01
 #define UFFDIO_REGISTER 0xc020aa00
 
@@ -56,6 +62,11 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, LP_LEDGER_RING_SIZE);
 } ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, LP_LEDGER_FAULTS_SIZE);
+} faults SEC(".maps");
 
 /* Watched address spaces. */
 struct {
@@ -260,6 +271,40 @@ int room_found(unsigned long long *ctx)
 	if (s)
 		s->area = ctx[0];
 	return 0;
+}
+
+/* Of whatever kind it is: userfaultfd has no tracepoint of its own. */
+static __always_inline int fault(unsigned long addr, unsigned long error)
+{
+	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct lp_ledger_fault *f;
+	unsigned long long name;
+
+	if (!shared.faults_wanted || error & ERROR_PRESENT)
+		return 0;
+	name = (unsigned long long)BPF_CORE_READ(task, mm);
+	if (!name || !bpf_map_lookup_elem(&watched, &name))
+		return 0;
+	f = bpf_ringbuf_reserve(&faults, sizeof(*f), 0);
+	if (!f)
+		return 0;
+	f->mm = name;
+	f->addr = addr & ~4095UL;
+	bpf_ringbuf_submit(f, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+SEC("raw_tp/page_fault_user")
+int fault_user(unsigned long long *ctx)
+{
+	return fault(ctx[0], ctx[2]);
+}
+
+/* System calls that touch a task's memory. */
+SEC("raw_tp/page_fault_kernel")
+int fault_kernel(unsigned long long *ctx)
+{
+	return fault(ctx[0], ctx[2]);
 }
 
 /* Its name may be given to another. */

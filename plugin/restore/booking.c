@@ -28,7 +28,7 @@ static struct lp_mm **bucket(struct lp_restore *r, uint64_t in_ledger)
 	return &r->books[(in_ledger >> 6 ^ in_ledger >> 14) % ARRAY_SIZE(r->books)];
 }
 
-static struct lp_mm *find(struct lp_restore *r, uint64_t in_ledger)
+struct lp_mm *book_find(struct lp_restore *r, uint64_t in_ledger)
 {
 	struct lp_mm *mm = *bucket(r, in_ledger);
 
@@ -59,7 +59,7 @@ void book_forget(struct lp_mm *mm)
 
 void book_named(struct lp_mm *mm, uint64_t name, uint64_t in_ledger)
 {
-	struct lp_mm **p = bucket(mm->r, in_ledger), *old = find(mm->r, in_ledger);
+	struct lp_mm **p = bucket(mm->r, in_ledger), *old = book_find(mm->r, in_ledger);
 
 	/* That one has ended. */
 	if (old)
@@ -266,7 +266,7 @@ static void keep_early(struct lp_restore *r, const struct lp_ledger_entry *e, ui
 /* From now on the ledger means another by @in_ledger. */
 static void called_anew(struct lp_restore *r, uint64_t in_ledger)
 {
-	struct lp_mm *mm = find(r, in_ledger);
+	struct lp_mm *mm = book_find(r, in_ledger);
 
 	if (mm)
 		book_forget(mm);
@@ -281,7 +281,7 @@ static void on_entry(void *arg, const struct lp_ledger_entry *e)
 	struct lp_mm *mm;
 	size_t i;
 
-	mm = find(r, e->mm);
+	mm = book_find(r, e->mm);
 	/* Who is not known when all have been handed over is none of ours, nor are its children. */
 	if (!mm && r->armed && !r->nbooks_due && !is_expected(r, e->mm))
 		return;

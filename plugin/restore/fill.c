@@ -207,6 +207,8 @@ void busy_end(struct lp_restore *r)
 	if (atomic_fetch_sub(&r->busy, 1) != 1)
 		return;
 	/* The last one: the waiting thread shall wait for messages again. */
+	if (r->ledger)
+		lp_ledger_want_faults(r->ledger, false);
 	pthread_mutex_lock(&r->lock);
 	pthread_cond_signal(&r->idle_cond);
 	pthread_mutex_unlock(&r->lock);
@@ -218,7 +220,8 @@ static uint64_t chunk_len(struct lp_restore *r)
 	uint64_t now = atomic_load_explicit(&r->last_pass, memory_order_relaxed);
 	uint64_t fault = atomic_load_explicit(&r->last_fault, memory_order_relaxed);
 
-	return now - fault < FAULTS_RECENT_NS ? CHUNK_FAULTS : CHUNK;
+	/* The pass that found the fault began before. */
+	return now < fault + FAULTS_RECENT_NS ? CHUNK_FAULTS : CHUNK;
 }
 
 /* Is it the source's failure, not one of the fill? */
@@ -255,6 +258,31 @@ static int lost_page(struct lp_mm *mm, struct lp_flight *f)
 		rc = 0;
 	lp_gate_leave(&mm->gate);
 	return rc;
+}
+
+/* Does anybody tell of faults before their messages do? */
+static bool tells_faults(const struct lp_restore *r)
+{
+	return r->ledger && lp_ledger_tells_faults(r->ledger);
+}
+
+/* Between two chunks of @f: who waits for a page? */
+static void look_for_faults(struct lp_mm *mm, struct lp_flight *f, struct lp_reader *rd)
+{
+	struct lp_restore *r = mm->r;
+	uint64_t last = atomic_load_explicit(&r->last_pass, memory_order_relaxed);
+	bool told = tells_faults(r), pass = false;
+
+	if (told) {
+		lp_ledger_want_faults(r->ledger, true);
+		pass = seen_faults(rd, mm, f) | lp_ledger_any(r->ledger);
+	}
+	/* Unless somebody else has just looked. */
+	if (pass || lp_now() - last > (told ? PASS_TOLD_NS : PASS_NS))
+		reader_pass(rd);
+	else
+		while (rd->njobs)
+			jobs_round(rd);
 }
 
 static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w, struct lp_reader *rd)
@@ -313,11 +341,9 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			 * A thread whose message was read has an owner that wakes it; this
 			 * only wakes it sooner, so not when nobody faults.
 			 */
-			if (left && at.len <= CHUNK_FAULTS)
+			if (left && at.len <= CHUNK_FAULTS && (!tells_faults(r) || seen_any(r)))
 				mm_wake(r, mm->fd, mm->id, at.addr, left);
-			/* Unless somebody else has just looked. */
-			if (lp_now() - atomic_load_explicit(&r->last_pass, memory_order_relaxed) > PASS_NS)
-				reader_pass(rd);
+			look_for_faults(mm, f, rd);
 		} else {
 			/* May sleep for the source: not in the gate, and not counted as busy. */
 			bad = at;

@@ -53,8 +53,9 @@
 #define RESERVE_STEP 16
 /* Readahead of faults that come in sequence, at most; it is filled, and threads woken, chunk by chunk. */
 #define READAHEAD (UINT64_C(128) << 10)
-/* Threads that fill look for messages this often. */
+/* Threads that fill look for messages this often; if the ledger tells of faults and changes, this often. */
 #define PASS_NS UINT64_C(10000)
+#define PASS_TOLD_NS UINT64_C(100000)
 
 struct lp_restore;
 
@@ -133,6 +134,12 @@ struct lp_restore {
 	uint64_t early_lost; /* a filter of those of which one was dropped */
 	uint64_t numbers; /* names, and numbers of madvise(), given out */
 	uint64_t ledger_at; /* of the role: when it was read last */
+	/* seen.c; r->lock */
+	struct seen {
+		uint64_t in_ledger, addr;
+		const void *by; /* whoever has looked in vain */
+	} seen[32];
+	_Atomic unsigned nseen; /* left for others to look at */
 
 	pthread_mutex_t role, lock;
 	pthread_cond_t bulk_cond, urgent_cond, idle_cond, ctl_cond; /* on CLOCK_MONOTONIC */
@@ -250,6 +257,8 @@ void book_named(struct lp_mm *mm, uint64_t name, uint64_t in_ledger);
 void book_leave(struct lp_mm *mm);
 /* It is no more. */
 void book_forget(struct lp_mm *mm);
+/* Whom the ledger calls so, or NULL. */
+struct lp_mm *book_find(struct lp_restore *r, uint64_t in_ledger);
 /* Enter all that the ledger has. By the holder of the role only: what is entered is settled by its probes. */
 void book_read(struct lp_restore *r);
 /* Which madvise() sent REMOVE of [start, end)? 0: not known. */
@@ -311,6 +320,16 @@ int mm_poll(struct lp_mm *mm);
 void mm_forget(struct lp_mm *mm);
 void mm_free(struct lp_mm *mm);
 
+/* seen.c: faults that the ledger tells of. */
+/*
+ * A thread of the background with flight @f of @mm, between two chunks and outside
+ * the gate: take on faults as jobs of @rd. True: there are some that only their
+ * messages can settle, so a pass is due.
+ */
+/* Are there any to look at? No lock needed. */
+bool seen_any(const struct lp_restore *r);
+bool seen_faults(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f);
+
 /* fill.c */
 void *bulk_main(void *arg);
 void *urgent_main(void *arg);
@@ -354,7 +373,7 @@ void lp_exits_close(struct lp_exits *x);
 #include "restore/calls.h"
 #pragma GCC poison lp_flight_advance lp_flight_finish lp_space_add_dontfork lp_space_add_extent
 #pragma GCC poison lp_space_add_missing lp_space_add_wiped lp_space_answered lp_space_defer lp_space_exit
-#pragma GCC poison lp_space_fault lp_space_fork lp_space_free lp_space_new lp_space_next_deferred
+#pragma GCC poison lp_space_fault lp_space_early_fault lp_space_fork lp_space_free lp_space_new lp_space_next_deferred
 #pragma GCC poison lp_space_next_wake lp_space_remap lp_space_remove lp_space_settled lp_space_stall
 #pragma GCC poison lp_space_unmap lp_space_book lp_space_changed lp_space_call lp_space_book_lost
 #pragma GCC poison lp_engine_next lp_uffd_copy lp_uffd_zero lp_uffd_wake lp_uffd_probe

@@ -659,8 +659,8 @@ static bool read_all(struct lp_reader *rd)
 	}
 	if (!left)
 		atomic_store_explicit(&r->last_pass, now, memory_order_relaxed);
-	/* The ring must not run full of changes that no message tells. */
-	if (r->ledger && now - r->ledger_at > LEDGER_NS) {
+	/* The ring must not run full of changes that no message tells; and who fills looks here while there are any. */
+	if (r->ledger && (lp_ledger_any(r->ledger) || now - r->ledger_at > LEDGER_NS)) {
 		pthread_mutex_lock(&r->lock);
 		book_read(r);
 		pthread_mutex_unlock(&r->lock);
@@ -677,8 +677,12 @@ static bool read_all(struct lp_reader *rd)
 
 bool reader_pass(struct lp_reader *rd)
 {
-	bool any = read_all(rd);
+	bool any;
 
+	/* Those that the ledger has told of. */
+	if (rd->njobs)
+		jobs_round(rd);
+	any = read_all(rd);
 	while (rd->njobs) {
 		jobs_round(rd);
 		if (lp_now() - atomic_load_explicit(&rd->r->last_pass, memory_order_relaxed) > PASS_NS)

@@ -29,11 +29,6 @@ void md_task_clear(struct md_task *t)
 	*t = (struct md_task){ .m = t->m, .pg = t->pg, .entries = t->entries, .cap_entries = t->cap_entries };
 }
 
-static uint64_t addr_of(unsigned page)
-{
-	return MD_BASE + page * MD_PAGE;
-}
-
 void md_note(struct md *m, const char *what, unsigned task, unsigned thread, unsigned a, unsigned b, unsigned c)
 {
 	m->last[m->nlast++ % MD_KEPT] = (struct md_note){ m->step, what, task, thread, a, b, c };
@@ -54,11 +49,6 @@ bool md_differ(struct md *m, int bad, const char *fmt, ...)
 
 /* ---- What the task must see --------------------------------------------- */
 
-static uint32_t obj_of(uint32_t want)
-{
-	return want & 0x8000 ? 2 : 1;
-}
-
 static bool check_task(struct md *m, struct md_task *t)
 {
 	unsigned i;
@@ -71,14 +61,14 @@ static bool check_task(struct md *m, struct md_task *t)
 		uint32_t obj = 0;
 		bool has;
 
-		if (lp_space_doubtful(t->space, addr_of(i)))
+		if (lp_space_doubtful(t->space, md_addr(i)))
 			continue;
-		if (p->state != REG && !t->child && lp_space_registered(t->space, addr_of(i), addr_of(i + 1)))
+		if (p->state != REG && !t->child && lp_space_registered(t->space, md_addr(i), md_addr(i + 1)))
 			return md_differ(m, md_task_no(m, t), "task %u page %u: not there, the engine takes it for registered",
 					  md_task_no(m, t), i);
 		if (p->state == REG && p->present)
 			continue;
-		has = lp_space_peek(t->space, addr_of(i), &img, &obj);
+		has = lp_space_peek(t->space, md_addr(i), &img, &obj);
 		if (p->state != REG) {
 			if (has && !t->child) /* a child's ENOENT drops it */
 				return md_differ(m, md_task_no(m, t), "task %u page %u is not there, the engine would fill it with image page %u",
@@ -87,131 +77,12 @@ static bool check_task(struct md *m, struct md_task *t)
 			return md_differ(m, md_task_no(m, t), "task %u page %u: must read %s%u, the engine says %s%u", md_task_no(m, t), i,
 				      p->want ? "image page " : "zeros ", p->want, has ? "image page " : "zeros ",
 				      (unsigned)(img / MD_PAGE));
-		} else if (has && (img != p->want * MD_PAGE || obj != obj_of(p->want))) {
+		} else if (has && (img != p->want * MD_PAGE || obj != md_obj(p->want))) {
 			return md_differ(m, md_task_no(m, t), "task %u page %u: must read image page %u, the engine says %u of object %u",
 				      md_task_no(m, t), i, p->want, (unsigned)(img / MD_PAGE), obj);
 		}
 	}
 	return true;
-}
-
-static void wake_page(struct md *m, struct md_task *t, unsigned page)
-{
-	unsigned i;
-
-	for (i = 0; i < m->conf.threads; i++)
-		if (t->th[i].state == FAULT && t->th[i].page == page)
-			t->th[i].state = AGAIN;
-}
-
-/* ---- The host: fills and faults ----------------------------------------- */
-
-/* One page of the flight's head. False: EAGAIN or a difference. */
-static bool fill_page(struct md *m, struct lp_flight *f)
-{
-	const struct lp_piece *h = lp_flight_head(f);
-	struct md_task *t = lp_space_host(lp_flight_space(f));
-	unsigned i = (h->addr - MD_BASE) / MD_PAGE;
-	struct md_page *p;
-
-	if (t->changing)
-		return false;
-	if (h->addr < MD_BASE || i >= m->conf.pages || h->len < MD_PAGE || (h->addr | h->len | h->img) % MD_PAGE)
-		return md_differ(m, md_task_no(m, t), "a piece at 0x%" PRIx64 "+0x%" PRIx64, h->addr, h->len);
-	p = &t->pg[i];
-	if (p->state == REG && !p->present) {
-		if (p->want != h->img / MD_PAGE || !p->want || h->obj != obj_of(p->want))
-			return md_differ(m, md_task_no(m, t), "fill of task %u page %u with image page %u, must read %u", md_task_no(m, t), i,
-				      (unsigned)(h->img / MD_PAGE), p->want);
-		p->present = true;
-		m->fills++;
-		wake_page(m, t, i);
-	} else if (lp_flight_urgent(f)) {
-		wake_page(m, t, i);
-	}
-	md_cell(m, CELL_DONE, t, h->addr, h->addr + MD_PAGE, 0, 0);
-	lp_flight_advance(f, MD_PAGE);
-	return true;
-}
-
-static bool finish_flight(struct md *m, unsigned i)
-{
-	struct lp_flight *f = m->flight[i];
-	struct lp_space *s = lp_flight_space(f);
-	struct md_task *t = lp_space_host(s);
-
-	m->flight[i] = m->flight[--m->nflights];
-	if (lp_flight_finish(f))
-		return md_differ(m, md_task_no(m, t), "finish says no memory");
-	if (lp_space_dead(s) && !lp_space_flights(s)) {
-		lp_space_free(s);
-		md_cell(m, CELL_FREE, t, 0, 0, 0, 0);
-		md_task_clear(t);
-	}
-	return true;
-}
-
-static bool fill_some(struct md *m, unsigned i, unsigned pages)
-{
-	struct lp_flight *f = m->flight[i];
-
-	while (pages-- && lp_flight_head(f))
-		if (!fill_page(m, f))
-			return !m->error[0];
-	return true;
-}
-
-/* A message about a fault at @page was read, or a deferred one is due. */
-static bool host_fault(struct md *m, struct md_task *t, unsigned page)
-{
-	struct md_page *p = &t->pg[page];
-	enum lp_verdict v;
-	struct lp_flight *f;
-	const struct lp_piece *h;
-	uint64_t a = addr_of(page);
-
-	if (m->nflights == MD_MAX_FLIGHTS && !finish_flight(m, md_pick(m, m->nflights)))
-		return false;
-	if (!t->alive)
-		return true;
-	m->faults++;
-	if (lp_space_fault(t->space, a, MD_PAGE << md_pick(m, 4), &v, &f))
-		return md_differ(m, md_task_no(m, t), "fault says no memory");
-	if (v == LP_FILL) {
-		h = lp_flight_head(f);
-		if (!h || h->addr != a || !lp_flight_urgent(f) || lp_flight_fault_addr(f) != a)
-			return md_differ(m, md_task_no(m, t), "the flight of a fault does not begin with its page");
-		m->flight[m->nflights++] = f;
-		if (md_pick(m, 2))
-			return true;
-		return fill_some(m, m->nflights - 1, 1 + md_pick(m, 10)) &&
-		       (md_pick(m, 2) || finish_flight(m, m->nflights - 1));
-	}
-	if (v == LP_WAIT)
-		return true;
-	if (v == LP_LATER && !lp_space_doubtful(t->space, a))
-		return md_differ(m, md_task_no(m, t), "later, but not in doubt");
-	if (t->changing || v == LP_LATER)
-		return !lp_space_defer(t->space, a) || md_differ(m, md_task_no(m, t), "defer says no memory");
-	if (p->state == REG && !p->present) {
-		if (p->want)
-			return md_differ(m, md_task_no(m, t), "task %u page %u: zeros, must read image page %u", md_task_no(m, t), page, p->want);
-		p->present = true;
-	}
-	wake_page(m, t, page);
-	lp_space_answered(t->space, a);
-	return true;
-}
-
-static bool touch(struct md *m, struct md_task *t, struct md_thread *th, unsigned page)
-{
-	th->state = RUN;
-	th->page = page;
-	if (t->pg[page].state != REG || t->pg[page].present)
-		return true;
-	th->state = FAULT;
-	md_note(m, "fault at", md_task_no(m, t), th - t->th, page, 1, 0);
-	return host_fault(m, t, page);
 }
 
 bool md_enter(struct md *m, struct md_task *t)
@@ -256,7 +127,7 @@ static bool observe(struct md *m, struct md_task *t)
 	if (rc || lp_space_unsettled(t->space))
 		return md_differ(m, md_task_no(m, t), "settled says %s", strerror(-rc));
 	while (lp_space_next_wake(t->space, &addr))
-		wake_page(m, t, (addr - MD_BASE) / MD_PAGE);
+		md_wake_page(m, t, (addr - MD_BASE) / MD_PAGE);
 	md_note(m, "  settled", md_task_no(m, t), 0, 0, 0, 0);
 	for (i = 0; i < m->conf.pages; i++) {
 		struct md_page *p = &t->pg[i];
@@ -275,7 +146,7 @@ static bool retry_deferred(struct md *m, struct md_task *t)
 		return false;
 	if (!t->alive || !lp_space_next_deferred(t->space, &a))
 		return true;
-	return host_fault(m, t, (a - MD_BASE) / MD_PAGE);
+	return md_fault(m, t, (a - MD_BASE) / MD_PAGE);
 }
 
 static bool claim(struct md *m)
@@ -286,7 +157,7 @@ static bool claim(struct md *m)
 	int rc;
 
 	if (m->nflights == MD_MAX_FLIGHTS)
-		return finish_flight(m, md_pick(m, m->nflights));
+		return md_finish_flight(m, md_pick(m, m->nflights));
 	rc = lp_engine_next(m->engine, MD_PAGE * (1 + md_pick(m, 48)), 1 + md_pick(m, 6), m->now, &f, &when);
 	if (rc == -EAGAIN)
 		return true;
@@ -306,7 +177,7 @@ static bool claim(struct md *m)
 static bool apply(struct md *m, struct md_task *t, struct md_thread *th)
 {
 	const struct md_event *e = &th->q[th->i];
-	uint64_t a = addr_of(e->a), end = addr_of(e->a + e->len), addr;
+	uint64_t a = md_addr(e->a), end = md_addr(e->a + e->len), addr;
 	static const char *const names[] = { "  read FORK", "  read REMAP", "  read REMOVE", "  read UNMAP" };
 	struct md_task *c;
 	int rc = 0;
@@ -330,8 +201,8 @@ static bool apply(struct md *m, struct md_task *t, struct md_thread *th)
 			return md_differ(m, e->to, "a new child is not young");
 		break;
 	case EV_REMAP:
-		rc = lp_space_remap(t->space, a, addr_of(e->to), end - a);
-		md_cell(m, CELL_REMAP, t, a, addr_of(e->to), end - a, 0);
+		rc = lp_space_remap(t->space, a, md_addr(e->to), end - a);
+		md_cell(m, CELL_REMAP, t, a, md_addr(e->to), end - a, 0);
 		break;
 	case EV_REMOVE:
 		if (t->book)
@@ -349,7 +220,7 @@ static bool apply(struct md *m, struct md_task *t, struct md_thread *th)
 	t->unread--;
 	m->events++;
 	while (lp_space_next_wake(t->space, &addr))
-		wake_page(m, t, (addr - MD_BASE) / MD_PAGE);
+		md_wake_page(m, t, (addr - MD_BASE) / MD_PAGE);
 	return true;
 }
 
@@ -472,18 +343,18 @@ static bool populate(struct md *m, struct md_task *t)
 		i += len;
 		if (kind < 3)
 			continue;
-		rc |= lp_space_add_extent(t->space, addr_of(start), addr_of(i));
-		md_cell(m, CELL_EXTENT, t, addr_of(start), addr_of(i), 0, 0);
+		rc |= lp_space_add_extent(t->space, md_addr(start), md_addr(i));
+		md_cell(m, CELL_EXTENT, t, md_addr(start), md_addr(i), 0, 0);
 		if (dontfork && told) {
-			rc |= lp_space_add_dontfork(t->space, addr_of(start), addr_of(i));
-			md_cell(m, CELL_DONTFORK, t, addr_of(start), addr_of(i), 0, 0);
+			rc |= lp_space_add_dontfork(t->space, md_addr(start), md_addr(i));
+			md_cell(m, CELL_DONTFORK, t, md_addr(start), md_addr(i), 0, 0);
 		} else if (dontfork) {
-			md_made(t, (struct lp_change){ .kind = LP_CHANGE_DONTFORK, .from = addr_of(start),
-						       .len = addr_of(i) - addr_of(start) });
+			md_made(t, (struct lp_change){ .kind = LP_CHANGE_DONTFORK, .from = md_addr(start),
+						       .len = md_addr(i) - md_addr(start) });
 		}
 		if (wiped) {
-			rc |= lp_space_add_wiped(t->space, addr_of(start), addr_of(i));
-			md_cell(m, CELL_WIPED, t, addr_of(start), addr_of(i), 0, 0);
+			rc |= lp_space_add_wiped(t->space, md_addr(start), md_addr(i));
+			md_cell(m, CELL_WIPED, t, md_addr(start), md_addr(i), 0, 0);
 		}
 		for (k = start; k < i; k++) {
 			t->pg[k].wiped = wiped;
@@ -502,9 +373,9 @@ static bool populate(struct md *m, struct md_task *t)
 					img = 1 + md_pick(m, 200) + (md_pick(m, 2) ? 0x8000 : 0);
 				for (j = 0; j < n; j++)
 					t->pg[k + j].want = img + j;
-				rc |= lp_space_add_missing(t->space, addr_of(k), addr_of(k + n), img * MD_PAGE,
-							   obj_of(img));
-				md_cell(m, CELL_MISSING, t, addr_of(k), addr_of(k + n), img * MD_PAGE, obj_of(img));
+				rc |= lp_space_add_missing(t->space, md_addr(k), md_addr(k + n), img * MD_PAGE,
+							   md_obj(img));
+				md_cell(m, CELL_MISSING, t, md_addr(k), md_addr(k + n), img * MD_PAGE, md_obj(img));
 				img += n;
 			}
 			k += n;
@@ -518,7 +389,7 @@ static void clear_world(struct md *m)
 	unsigned i;
 
 	while (m->nflights)
-		finish_flight(m, 0);
+		md_finish_flight(m, 0);
 	for (i = 0; i < MD_MAX_TASKS; i++) {
 		if (m->task[i].space)
 			lp_space_free(m->task[i].space);
@@ -581,7 +452,7 @@ bool md_settle(struct md *m)
 		bool more = false;
 
 		while (m->nflights)
-			if (!fill_some(m, 0, m->conf.pages) || !finish_flight(m, 0))
+			if (!md_fill_some(m, 0, m->conf.pages) || !md_finish_flight(m, 0))
 				return false;
 		for (i = 0; i < MD_MAX_TASKS; i++) {
 			struct md_task *t = &m->task[i];
@@ -593,7 +464,7 @@ bool md_settle(struct md *m)
 			for (k = 0; t->alive && k < m->conf.threads; k++) {
 				if (t->th[k].state == AGAIN) {
 					more = true;
-					if (!touch(m, t, &t->th[k], t->th[k].page))
+					if (!md_touch(m, t, &t->th[k], t->th[k].page))
 						return false;
 				}
 			}
@@ -641,10 +512,10 @@ bool md_step(struct md *m)
 		ok = claim(m);
 	} else if (what < 9) {
 		if (m->nflights)
-			ok = fill_some(m, md_pick(m, m->nflights), 1 + md_pick(m, 8));
+			ok = md_fill_some(m, md_pick(m, m->nflights), 1 + md_pick(m, 8));
 	} else if (what < 12) {
 		if (m->nflights)
-			ok = finish_flight(m, md_pick(m, m->nflights));
+			ok = md_finish_flight(m, md_pick(m, m->nflights));
 	} else if (what < 15) {
 		ok = retry_deferred(m, t);
 	} else if (!t->alive) {
@@ -655,14 +526,14 @@ bool md_step(struct md *m)
 		else
 			ok = deliver(m, t, th);
 	} else if (th->state == AGAIN) {
-		ok = touch(m, t, th, th->page);
+		ok = md_touch(m, t, th, th->page);
 	} else if (th->state == RUN && what < 26) {
 		unsigned page = md_pick(m, 2) ? (th->page + 1) % m->conf.pages : md_pick(m, m->conf.pages);
 
 		/* What another thread is changing right now is none of this one's business. */
 		if (t->pg[page].owner == th - t->th ||
 		    (t->th[t->pg[page].owner].state != BLOCKED && !(t->pg[page].reused)))
-			ok = touch(m, t, th, page);
+			ok = md_touch(m, t, th, page);
 	} else if (th->state == RUN && what < 27) {
 		lp_space_stall(t->space, m->now + md_pick(m, 40));
 	} else if (th->state == RUN) {

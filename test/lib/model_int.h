@@ -134,7 +134,29 @@ static inline unsigned md_task_no(const struct md *m, const struct md_task *t)
 	return t - m->task;
 }
 
+static inline uint64_t md_addr(unsigned page)
+{
+	return MD_BASE + page * MD_PAGE;
+}
+
+/* The object of the images that has image page @want. */
+static inline uint32_t md_obj(uint32_t want)
+{
+	return want & 0x8000 ? 2 : 1;
+}
+
 struct lp_engine *md_new_engine(struct md *m);
+
+/* model_fill.c; false: a difference, or as said. */
+/* Threads that wait for @page shall touch it again. */
+void md_wake_page(struct md *m, struct md_task *t, unsigned page);
+/* Up to @pages pages of flight @i. */
+bool md_fill_some(struct md *m, unsigned i, unsigned pages);
+bool md_finish_flight(struct md *m, unsigned i);
+/* A message about a fault at @page was read, or a deferred one is due. */
+bool md_fault(struct md *m, struct md_task *t, unsigned page);
+/* Thread @th touches @page. */
+bool md_touch(struct md *m, struct md_task *t, struct md_thread *th, unsigned page);
 
 /* model_kill.c */
 /* A call of the engine begins: answers belong to it. */

@@ -68,6 +68,23 @@ static void end_flight(struct sim *m, struct lp_flight *f, int why)
 	}
 }
 
+/* Between two chunks of @own, in the gate but not alone: a fault is told of before its message, or none that there is. */
+static void told(struct sim *m, struct task *t, struct lp_flight *own)
+{
+	unsigned page = pick(m, PAGES), i;
+	struct lp_flight *f;
+
+	for (i = 0; i < THREADS; i++)
+		if (t->th[i].state == FAULT && pick(m, 8))
+			page = t->th[i].page;
+	if (m->nqueue == QUEUE)
+		return;
+	if (lp_space_early_fault(t->space, addr_of(page), 4 * MD_PAGE, own, &f))
+		fail(m, "an early fault failed");
+	else if (f)
+		m->queue[m->nqueue++] = f;
+}
+
 static void worker_step(struct sim *m, struct worker *w, bool urgent)
 {
 	struct task *t = w->f ? task_of(w->f) : NULL;
@@ -95,6 +112,8 @@ static void worker_step(struct sim *m, struct worker *w, bool urgent)
 	case LOOK:
 		if (t->announced && m->without != R_GATE)
 			break;
+		if (!urgent && !pick(m, 3))
+			told(m, t, w->f);
 		h = lp_flight_head(w->f);
 		if (!h) {
 			end_flight(m, w->f, 0);

@@ -299,6 +299,14 @@ static int do_fault_missing(struct world *w)
 	return do_fault(w, 75);
 }
 
+static int do_early_fault(struct world *w)
+{
+	struct lp_flight *f;
+	int rc = lp_space_early_fault(w->s, 75 * PG, 4 * PG, w->f[0], &f);
+
+	return rc || !f ? rc : finish(f);
+}
+
 static int do_fault_stolen(struct world *w)
 {
 	return do_fault(w, 1);
@@ -371,6 +379,7 @@ static void test_claims(void **state)
 {
 	each(build, do_next);
 	each(build, do_fault_missing);
+	each(build, do_early_fault);
 	each(build, do_fault_stolen);
 	each(build, do_finish);
 	each(build_unsettled, do_finish);

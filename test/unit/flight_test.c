@@ -134,6 +134,67 @@ static void test_steal(void **state)
 	assert_true(lp_space_complete(w->s));
 }
 
+static struct lp_flight *early(struct world *w, uint64_t page, uint64_t readahead, struct lp_flight *own)
+{
+	struct lp_flight *f = NULL;
+
+	assert_int_equal(lp_space_early_fault(w->s, page * PG, readahead * PG, own, &f), 0);
+	if (f) {
+		assert_true(lp_flight_urgent(f));
+		assert_int_equal(lp_flight_head(f)->addr, page * PG);
+		assert_int_equal(lp_flight_head(f)->img, IMG + (page - 16) * PG);
+	}
+	return f;
+}
+
+/* Told of before its message: out of what is missing and out of the own flight, not out of others. */
+static void test_early(void **state)
+{
+	struct world *w = *state;
+	struct lp_flight *f = bulk(w, 8), *g = bulk(w, 8), *u, *v;
+
+	assert_null(early(w, 5, 4, f)); /* nothing there */
+	assert_null(early(w, 26, 4, f)); /* of g */
+	assert_int_equal(lp_space_flights(w->s), 2);
+	assert_false(lp_space_has_deferred(w->s));
+	u = early(w, 26, 4, g);
+	assert_non_null(u);
+	assert_null(early(w, 26, 4, g));
+	assert_int_equal(lp_flight_left(g), 7 * PG);
+	v = early(w, 40, 4, f);
+	assert_non_null(v);
+	assert_int_equal(lp_space_missing(w->s), 15 * PG);
+	/* Then the message comes. */
+	fault(w, 40, 4, LP_WAIT);
+	fill(v);
+	assert_false(lp_space_has_deferred(w->s));
+	fault(w, 40, 4, LP_ZERO); /* what is filled: EEXIST will tell */
+	lp_space_answered(w->s, 40 * PG);
+	/* What the source does not give is not forgotten, whoever has told. */
+	assert_int_equal(lp_flight_finish(u), 0);
+	expect_deferred(w, 26);
+	u = fault(w, 26, 4, LP_FILL);
+	fill(u);
+	fill(f);
+	fill(g);
+	fill(bulk(w, 100));
+	assert_true(lp_space_complete(w->s));
+}
+
+/* In doubt, or gone: the message decides. */
+static void test_early_in_doubt(void **state)
+{
+	struct world *w = *state;
+	struct lp_flight *f = bulk(w, 8);
+
+	assert_int_equal(lp_space_remap(w->s, 40 * PG, 60 * PG, 2 * PG), 0);
+	assert_null(early(w, 40, 4, f));
+	assert_null(early(w, 60, 4, f));
+	assert_int_equal(lp_space_settled(w->s), 0);
+	assert_null(early(w, 40, 4, f));
+	fill(f);
+}
+
 static uint64_t readahead_at(struct world *w, unsigned page, uint64_t readahead)
 {
 	struct lp_flight *f = fault(w, page, readahead, LP_FILL);
@@ -373,7 +434,7 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_leftovers), T(test_steal), T(test_readahead), T(test_zero), T(test_unfilled_is_deferred),
+		T(test_leftovers), T(test_steal), T(test_early), T(test_early_in_doubt), T(test_readahead), T(test_zero), T(test_unfilled_is_deferred),
 		T(test_wait_for_readahead), T(test_wait_for_readahead_filled), T(test_wakes),
 		T(test_emptied), T(test_end_while_unsettled), T(test_end_of_an_old_flight), T(test_end_of_an_old_flight_moved), T(test_many_waiters),
 	};

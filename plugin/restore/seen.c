@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Faults before their messages are read. To read messages, one has to be alone in
+ * the gate, so each fault costs all who fill a pause, and waits for their chunks.
+ * But the ledger tells of a fault in plain memory, and what it says is enough to
+ * fill the page and wake its threads: the kernel drops the message then. So a
+ * thread that fills looks there after each chunk, and messages are read for what
+ * remains: pages that the checkpoint has not, spaces in doubt, changes.
+ *
+ * It is only a hint: one that comes twice, late or never changes nothing but the
+ * order of fills, since the layout is that of the messages that were read, and the
+ * kernel refuses a fill while others are there. A message that is never read still
+ * stands for its thread.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "restore/internal.h"
+
+#define TAKE_MAX 32
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+/* It may be in the flight of another: let that one look, if nobody has before. */
+static bool leave_to_others(struct lp_restore *r, const struct lp_reader *rd, struct seen s)
+{
+	unsigned n = atomic_load_explicit(&r->nseen, memory_order_relaxed);
+
+	if (s.by || n == ARRAY_SIZE(r->seen))
+		return false;
+	s.by = rd;
+	r->seen[n] = s;
+	atomic_store_explicit(&r->nseen, n + 1, memory_order_relaxed);
+	return true;
+}
+
+/* False: its message will have to tell. */
+static bool take_on(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f, const struct seen *s)
+{
+	struct lp_restore *r = mm->r;
+	struct lp_mm *whose = s->in_ledger == mm->book ? mm : book_find(r, s->in_ledger);
+	struct lp_flight *u;
+
+	/* Most memory of a task is none of ours. */
+	if (whose && !lp_space_registered(whose->space, s->addr, s->addr + LP_PAGE_SIZE))
+		return true;
+	atomic_store_explicit(&r->last_fault, lp_now(), memory_order_relaxed);
+	if (whose != mm || rd->njobs == ARRAY_SIZE(rd->jobs))
+		return false;
+	if (eng_early_fault(mm->space, s->addr, READAHEAD, f, &u)) {
+		after_failure(mm, -ENOMEM, 0, 0);
+		return true;
+	}
+	if (!u)
+		return leave_to_others(r, rd, *s);
+	rd->jobs[rd->njobs++] = u;
+	atomic_fetch_add_explicit(&r->faults, 1, memory_order_relaxed);
+	return true;
+}
+
+bool seen_any(const struct lp_restore *r)
+{
+	return lp_ledger_any_fault(r->ledger) || atomic_load_explicit(&r->nseen, memory_order_relaxed);
+}
+
+bool seen_faults(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f)
+{
+	struct lp_restore *r = mm->r;
+	struct lp_ledger_fault told[TAKE_MAX];
+	struct seen left[ARRAY_SIZE(r->seen)];
+	unsigned i, n, nleft;
+	bool pass = false;
+
+	if (!seen_any(r))
+		return false;
+	/* Shared: nobody edits flights meanwhile but their owners, and us. */
+	lp_gate_enter(&mm->gate);
+	pthread_mutex_lock(&r->lock);
+	nleft = atomic_load_explicit(&r->nseen, memory_order_relaxed);
+	memcpy(left, r->seen, nleft * sizeof(left[0]));
+	atomic_store_explicit(&r->nseen, 0, memory_order_relaxed);
+	for (i = 0; i < nleft; i++)
+		pass |= !take_on(rd, mm, f, &left[i]);
+	n = lp_ledger_faults(r->ledger, told, TAKE_MAX);
+	for (i = 0; i < n; i++)
+		pass |= !take_on(rd, mm, f, &(struct seen){ .in_ledger = told[i].mm, .addr = told[i].addr });
+	pthread_mutex_unlock(&r->lock);
+	lp_gate_leave(&mm->gate);
+	return pass;
+}
