@@ -2,6 +2,7 @@
 /* The gate, see gate.h: one atomic word, sleeping on a futex. */
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -15,6 +16,10 @@
  * again and give back the CPU that it took from the holder: with a tenth of this
  * time, a program that touches its memory at random was slowed down by a third.
  * (Not sched_yield(): EEVDF takes a whole slice off the one who yields, each time.)
+ *
+ * But when the other one was running on the very CPU that we are on, then we have
+ * taken it from him, and he cannot go on before we sleep. Spinning there made
+ * one fault in a hundred wait for a multiple of SPIN_NS.
  */
 #define SPIN_NS UINT64_C(300000)
 #define PAUSES 64 /* between two looks at the clock */
@@ -52,10 +57,15 @@ struct patience {
 	uint64_t end;
 };
 
-static void wait_a_little(struct lp_gate *g, uint32_t seen, struct patience *p)
+/* @cpu: of whom is waited for, as far as known. */
+static void wait_a_little(struct lp_gate *g, uint32_t seen, const _Atomic int32_t *cpu, struct patience *p)
 {
 	static _Atomic long cpus;
 
+	if (atomic_load_explicit(cpu, memory_order_relaxed) == sched_getcpu()) {
+		sleep_on(g, seen);
+		return;
+	}
 	pause_cpu();
 	if (++p->tries % PAUSES)
 		return;
@@ -81,9 +91,10 @@ void lp_gate_enter(struct lp_gate *g)
 
 	for (;;) {
 		if (w & LP_GATE_ALONE) {
-			wait_a_little(g, w, &p);
+			wait_a_little(g, w, &g->alone_cpu, &p);
 			w = atomic_load(&g->word);
 		} else if (atomic_compare_exchange_weak(&g->word, &w, w + 1)) {
+			atomic_store_explicit(&g->sharer_cpu, sched_getcpu(), memory_order_relaxed);
 			return;
 		}
 	}
@@ -105,15 +116,16 @@ void lp_gate_enter_alone(struct lp_gate *g)
 	/* Announce: nobody enters after this. */
 	for (;;) {
 		if (w & LP_GATE_ALONE) {
-			wait_a_little(g, w, &p);
+			wait_a_little(g, w, &g->alone_cpu, &p);
 			w = atomic_load(&g->word);
 		} else if (atomic_compare_exchange_weak(&g->word, &w, w | LP_GATE_ALONE)) {
 			break;
 		}
 	}
+	atomic_store_explicit(&g->alone_cpu, sched_getcpu(), memory_order_relaxed);
 	p = (struct patience){ 0 };
 	while ((w = atomic_load(&g->word)) != LP_GATE_ALONE)
-		wait_a_little(g, w, &p);
+		wait_a_little(g, w, &g->sharer_cpu, &p);
 }
 
 bool lp_gate_try_alone(struct lp_gate *g, uint64_t ns)
@@ -126,6 +138,7 @@ bool lp_gate_try_alone(struct lp_gate *g, uint64_t ns)
 		if (w & LP_GATE_ALONE)
 			return false;
 	} while (!atomic_compare_exchange_weak(&g->word, &w, w | LP_GATE_ALONE));
+	atomic_store_explicit(&g->alone_cpu, sched_getcpu(), memory_order_relaxed);
 	while ((w = atomic_load(&g->word)) != LP_GATE_ALONE) {
 		pause_cpu();
 		if (++tries % 8)

@@ -19,6 +19,8 @@
 struct lp_gate {
 	_Atomic uint32_t word;	  /* LP_GATE_ALONE | number of holders that share it */
 	_Atomic uint32_t sleepers; /* threads that sleep on `word` */
+	/* Where the last one to share it, or to want to be alone, was running then; see gate.c. */
+	_Atomic int32_t sharer_cpu, alone_cpu;
 };
 
 #define LP_GATE_ALONE UINT32_C(0x80000000)
