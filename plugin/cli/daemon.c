@@ -455,6 +455,7 @@ static int same_checkpoint(struct run *run, const struct lp_images *im, struct l
 	return 0;
 }
 
+_Static_assert(LP_LEDGER_FDS == LP_J_LEDGER, "the journal names the descriptors of the ledger");
 _Static_assert(sizeof(((struct lp_jhead *)0)->ident) == LP_IMAGES_IDENT_LEN, "room for the identity");
 
 /* The socket for CRIU, in its first worker; what became of it in later ones. */

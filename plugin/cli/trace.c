@@ -205,7 +205,7 @@ static int sieve_learn(struct sieve *s, const struct lp_rec *r, uint64_t number)
 		return sieve_space(s, v[0], v[1], v[2]);
 	if (r->type == LP_REC_FORK && v[1] <= number && v[0] < s->nspaces)
 		return sieve_space(s, v[1], s->spaces[v[0]].pid, s->spaces[v[0]].host_pid);
-	if (r->type == LP_REC_FAULT && !v[5] && v[3] == LP_FILL)
+	if ((r->type == LP_REC_FAULT && !v[5] && v[3] == LP_FILL) || (r->type == LP_REC_EARLY && !v[5]))
 		return sieve_flight(s, v[4]);
 	return 0;
 }
@@ -226,6 +226,7 @@ static bool of_a_fault(const struct sieve *s, const struct lp_rec *r)
 	switch (r->type) {
 	case LP_REC_PAGEFAULT:
 	case LP_REC_FAULT:
+	case LP_REC_EARLY:
 	case LP_REC_ANSWERED:
 	case LP_REC_DEFER:
 	case LP_REC_ZEROPAGE:
@@ -257,8 +258,8 @@ static bool wanted(const struct opts *o, struct sieve *s, const struct lp_rec *r
 		if (o->has_pid)
 			ok &= in_space && id < s->nspaces &&
 			      (s->spaces[id].pid == o->pid || s->spaces[id].host_pid == o->pid);
-		if (r->type == LP_REC_NEXT || r->type == LP_REC_FAULT)
-			s->piece_ok = ok && (!o->faults || r->type == LP_REC_FAULT);
+		if (r->type == LP_REC_NEXT || r->type == LP_REC_FAULT || r->type == LP_REC_EARLY)
+			s->piece_ok = ok && (!o->faults || r->type != LP_REC_NEXT);
 		if (o->faults)
 			ok &= of_a_fault(s, r);
 	} else {

@@ -219,7 +219,8 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
  * The same before the message of the fault was read, for the owner of the bulk
  * flight @own of @s, who need not be alone in the gate for it: no other flight is
  * looked at. *flight is to be filled, or NULL: what the message will find is open.
- * When the message comes, if it still does, it is a fault like any other.
+ * No thread need wait for the page, so nothing is deferred for it when it cannot be
+ * filled. When the message comes, if it still does, it is a fault like any other.
  */
 int lp_space_early_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, struct lp_flight *own,
 			 struct lp_flight **flight);
@@ -249,6 +250,8 @@ uint64_t lp_flight_id(const struct lp_flight *f);
 /* Piece @i of what is left; false: it has no more. Changes nothing, may be asked in an unsettled space. For traces. */
 bool lp_flight_piece(const struct lp_flight *f, uint32_t i, struct lp_piece *p);
 bool lp_flight_urgent(const struct lp_flight *f);
+/* Is there a message of somebody who waits for it? */
+bool lp_flight_awaited(const struct lp_flight *f);
 /* The page that a thread waits for (urgent flights). */
 uint64_t lp_flight_fault_addr(const struct lp_flight *f);
 /*

@@ -204,10 +204,10 @@ static uint64_t readahead_len(struct lp_space *s, uint64_t addr, uint64_t max)
  * A new urgent flight that begins at @addr, out of what is missing there (@r) or
  * out of bulk flight @owner, which has @p there. Other flights are not looked at.
  */
-static int claim(struct lp_space *s, struct lp_waiter *w, uint64_t readahead, const struct lp_range *r,
+static int claim(struct lp_space *s, uint64_t addr, uint64_t readahead, const struct lp_range *r,
 		 struct lp_flight *owner, const struct lp_piece *p, struct lp_flight **out)
 {
-	uint64_t addr = w->addr, len = readahead_len(s, addr, readahead);
+	uint64_t len = readahead_len(s, addr, readahead);
 	struct lp_pool *pool = &s->engine->pool;
 	struct lp_flight *f;
 	struct lp_range quiet;
@@ -225,12 +225,8 @@ static int claim(struct lp_space *s, struct lp_waiter *w, uint64_t readahead, co
 		rc = flight_reserve(owner);
 	if (!rc)
 		rc = flight_new(s, 4, &f);
-	if (rc) {
-		int again = lp_space_defer(s, addr);
-
-		return again ? again : rc;
-	}
-	w->flight = f;
+	if (rc)
+		return rc;
 	f->urgent = true;
 	f->fault_addr = addr;
 	/* Neither can fail: reserved above. Bulk must not hold up a thread: its pages change their owner. */
@@ -288,10 +284,15 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
 			return 0;
 		}
 	}
-	rc = claim(s, w, readahead, &r, owner, &p, flight);
-	if (!rc)
-		*verdict = LP_FILL;
-	return rc;
+	rc = claim(s, addr, readahead, &r, owner, &p, flight);
+	if (rc) {
+		int again = lp_space_defer(s, addr);
+
+		return again ? again : rc;
+	}
+	w->flight = *flight;
+	*verdict = LP_FILL;
+	return 0;
 }
 
 int lp_space_early_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, struct lp_flight *own,
@@ -311,13 +312,28 @@ int lp_space_early_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, 
 			return 0;
 		owner = own;
 	}
-	rc = waiter_add(s, addr, &w);
+	rc = claim(s, addr, readahead, &r, owner, &p, flight);
 	if (rc)
 		return rc;
-	w->flight = NULL;
+	/* No waiter of its own: perhaps nobody waits, and the message of who does has not been dropped. */
+	w = waiter_find(s, addr);
+	if (!w)
+		return 0;
+	w->flight = *flight;
 	if (w->deferred) {
 		w->deferred = false;
 		s->ndeferred--;
 	}
-	return claim(s, w, readahead, &r, owner, &p, flight);
+	return 0;
+}
+
+bool lp_flight_awaited(const struct lp_flight *f)
+{
+	const struct lp_space *s = f->space;
+	size_t i;
+
+	for (i = 0; i < s->nwaiters; i++)
+		if (s->waiters[i].flight == f)
+			return true;
+	return false;
 }

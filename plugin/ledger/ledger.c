@@ -137,6 +137,10 @@ static int load(int fds[LP_LEDGER_FDS], bool faults, struct lp_err *err)
 		link[4] = bpf_program__attach(w->progs.fault_user);
 	if (link[4])
 		link[5] = bpf_program__attach(w->progs.fault_kernel);
+	if (!link[5]) {
+		bpf_link__destroy(link[4]);
+		link[4] = NULL;
+	}
 	if (!rc) {
 		fds[LP_LEDGER_RING] = fcntl(bpf_map__fd(w->maps.ring), F_DUPFD_CLOEXEC, 0);
 		fds[LP_LEDGER_SHARED] = fcntl(bpf_map__fd(w->maps.bss), F_DUPFD_CLOEXEC, 0);
@@ -263,6 +267,8 @@ int lp_ledger_attach(const int fds[LP_LEDGER_FDS], lp_ledger_entry_fn fn, void *
 		free(l);
 		return rc;
 	}
+	/* Of who was killed while it filled. */
+	lp_ledger_want_faults(l, false);
 	*out = l;
 	return 0;
 }
@@ -278,6 +284,11 @@ void lp_ledger_detach(struct lp_ledger *l)
 	free(l);
 }
 
+static const uint32_t *head_of(const struct ring *r, unsigned long pos)
+{
+	return (const void *)(r->data + (pos & (r->size - 1)));
+}
+
 /*
  * The length of the record at @pos. One that is being written is waited for: a
  * later one may be of a change that has been made. It takes a microsecond, unless
@@ -285,7 +296,7 @@ void lp_ledger_detach(struct lp_ledger *l)
  */
 static uint32_t finished(const struct ring *r, unsigned long pos)
 {
-	const uint32_t *head = (const void *)(r->data + (pos & (r->size - 1)));
+	const uint32_t *head = head_of(r, pos);
 	unsigned tries = 0;
 	uint32_t len;
 
@@ -340,6 +351,10 @@ void lp_ledger_want_faults(struct lp_ledger *l, bool want)
 	/* Read by others far more often than it changes. */
 	if (__atomic_load_n(&l->shared->faults_wanted, __ATOMIC_RELAXED) != want)
 		__atomic_store_n(&l->shared->faults_wanted, want, __ATOMIC_RELAXED);
+	/* When they are wanted again these will be old. */
+	if (!want && l->faults.consumer)
+		__atomic_store_n(l->faults.consumer, __atomic_load_n(l->faults.producer, __ATOMIC_ACQUIRE),
+				 __ATOMIC_RELEASE);
 }
 
 bool lp_ledger_any_fault(const struct lp_ledger *l)
@@ -359,6 +374,9 @@ unsigned lp_ledger_faults(struct lp_ledger *l, struct lp_ledger_fault *buf, unsi
 	end = __atomic_load_n(r->producer, __ATOMIC_ACQUIRE);
 	pos = *r->consumer;
 	while (pos < end && n < max) {
+		/* One that is being written is for the next time: others wait for the caller. */
+		if (__atomic_load_n(head_of(r, pos), __ATOMIC_ACQUIRE) & BPF_RINGBUF_BUSY_BIT)
+			break;
 		f = record(r, &pos, sizeof(*buf));
 		if (f)
 			memcpy(&buf[n++], f, sizeof(*buf));

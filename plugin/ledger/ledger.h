@@ -64,6 +64,7 @@ void lp_ledger_unwatch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_
  * moment ago. Some are lost, and those from before somebody wanted them are old.
  */
 bool lp_ledger_tells_faults(const struct lp_ledger *l);
+/* No longer: those that are there are dropped, so as lp_ledger_faults(). */
 void lp_ledger_want_faults(struct lp_ledger *l, bool want);
 /* For any thread, as above. */
 bool lp_ledger_any_fault(const struct lp_ledger *l);

@@ -209,6 +209,12 @@ static bool is_expected(const struct lp_restore *r, uint64_t in_ledger)
 	return false;
 }
 
+/* Who is not known when all have been handed over is none of ours. */
+bool book_stranger(struct lp_restore *r, uint64_t in_ledger)
+{
+	return !book_find(r, in_ledger) && r->armed && !r->nbooks_due && !is_expected(r, in_ledger);
+}
+
 /* Take the name of a child, which the ledger calls @in_ledger, off the list; 0: it is not there. */
 static uint64_t take_expected(struct lp_restore *r, uint64_t in_ledger)
 {
@@ -281,10 +287,10 @@ static void on_entry(void *arg, const struct lp_ledger_entry *e)
 	struct lp_mm *mm;
 	size_t i;
 
-	mm = book_find(r, e->mm);
-	/* Who is not known when all have been handed over is none of ours, nor are its children. */
-	if (!mm && r->armed && !r->nbooks_due && !is_expected(r, e->mm))
+	/* Nor are its children. */
+	if (book_stranger(r, e->mm))
 		return;
+	mm = book_find(r, e->mm);
 	/* Before anything of the child can come. */
 	if (e->child) {
 		called_anew(r, e->child);

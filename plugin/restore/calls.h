@@ -185,15 +185,15 @@ static inline int eng_fault(struct lp_space *s, uint64_t addr, uint64_t readahea
 	return rc;
 }
 
-/* A record is made only of what led to something: as of a fault, since it is one as far as the engine is concerned. */
+/* A record is made only of what led to something. */
 static inline int eng_early_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, struct lp_flight *own,
 				  struct lp_flight **flight)
 {
 	int rc = lp_space_early_fault(s, addr, readahead, own, flight);
 
 	if (rc || *flight)
-		RECORD_MM(mm_of(s), LP_REC_FAULT, addr, readahead, rc ? LP_ZERO : LP_FILL,
-			  rc ? 0 : lp_flight_id(*flight), (int64_t)rc);
+		RECORD_MM(mm_of(s), LP_REC_EARLY, addr, readahead, lp_flight_id(own), rc ? 0 : lp_flight_id(*flight),
+			  (int64_t)rc);
 	if (*flight)
 		record_flight(mm_of(s)->r, *flight);
 	return rc;

@@ -207,9 +207,9 @@ void busy_end(struct lp_restore *r)
 	if (atomic_fetch_sub(&r->busy, 1) != 1)
 		return;
 	/* The last one: the waiting thread shall wait for messages again. */
-	if (r->ledger)
-		lp_ledger_want_faults(r->ledger, false);
 	pthread_mutex_lock(&r->lock);
+	if (r->ledger && !atomic_load(&r->busy))
+		lp_ledger_want_faults(r->ledger, false);
 	pthread_cond_signal(&r->idle_cond);
 	pthread_mutex_unlock(&r->lock);
 }
@@ -266,23 +266,41 @@ static bool tells_faults(const struct lp_restore *r)
 	return r->ledger && lp_ledger_tells_faults(r->ledger);
 }
 
+void pass_wanted(struct lp_restore *r, bool restless)
+{
+	atomic_store_explicit(&r->pass_due, true, memory_order_relaxed);
+	if (restless)
+		atomic_store_explicit(&r->restless_until, lp_now() + RESTLESS_NS, memory_order_relaxed);
+}
+
+uint64_t pass_ns(const struct lp_restore *r, uint64_t now)
+{
+	return tells_faults(r) && now >= atomic_load_explicit(&r->restless_until, memory_order_relaxed) ? PASS_TOLD_NS :
+													   PASS_NS;
+}
+
 /* Between two chunks of @f: who waits for a page? */
 static void look_for_faults(struct lp_mm *mm, struct lp_flight *f, struct lp_reader *rd)
 {
 	struct lp_restore *r = mm->r;
-	uint64_t last = atomic_load_explicit(&r->last_pass, memory_order_relaxed);
-	bool told = tells_faults(r), pass = false;
+	uint64_t last, now;
 
-	if (told) {
+	if (tells_faults(r)) {
 		lp_ledger_want_faults(r->ledger, true);
-		pass = seen_faults(rd, mm, f) | lp_ledger_any(r->ledger);
+		seen_faults(rd, mm, f);
+		/* Its message may come later. */
+		if (lp_ledger_any(r->ledger))
+			pass_wanted(r, true);
 	}
-	/* Unless somebody else has just looked. */
-	if (pass || lp_now() - last > (told ? PASS_TOLD_NS : PASS_NS))
-		reader_pass(rd);
-	else
-		while (rd->njobs)
+	do {
+		/* Unless somebody else has just looked. */
+		now = lp_now();
+		last = atomic_load_explicit(&r->last_pass, memory_order_relaxed);
+		if (atomic_load_explicit(&r->pass_due, memory_order_relaxed) || now - last > pass_ns(r, now))
+			reader_pass(rd);
+		else if (rd->njobs)
 			jobs_round(rd);
+	} while (rd->njobs);
 }
 
 static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w, struct lp_reader *rd)
@@ -433,6 +451,16 @@ int urgent_push(struct lp_restore *r, struct lp_flight *f)
 	return 0;
 }
 
+static bool awaited(struct lp_restore *r, const struct lp_flight *f)
+{
+	bool yes;
+
+	pthread_mutex_lock(&r->lock);
+	yes = lp_flight_awaited(f);
+	pthread_mutex_unlock(&r->lock);
+	return yes;
+}
+
 /*
  * One chunk of an urgent flight, through @buf of CHUNK bytes; then the threads
  * that wait for it go on. True: the flight has ended, or @nowait and the urgent
@@ -477,7 +505,7 @@ static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bo
 	if (rc) {
 		if (rc == -EAGAIN || rc == -ENOENT || rc == -ENOMEM || rc == -ESRCH)
 			rc = -EIO; /* these mean something else for a fill */
-		if (!lost_given_up(mm, at.obj, at.img, rc, true))
+		if (!lost_given_up(mm, at.obj, at.img, rc, awaited(r, f)))
 			goto end;
 		at.len = LP_PAGE_SIZE;
 		lost = true;

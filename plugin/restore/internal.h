@@ -56,6 +56,8 @@
 /* Threads that fill look for messages this often; if the ledger tells of faults and changes, this often. */
 #define PASS_NS UINT64_C(10000)
 #define PASS_TOLD_NS UINT64_C(100000)
+/* So long after something was told whose message may come later, as if nothing told of faults. */
+#define RESTLESS_NS UINT64_C(200000)
 
 struct lp_restore;
 
@@ -149,6 +151,8 @@ struct lp_restore {
 	_Atomic unsigned busy;		/* bulk threads that look for messages between chunks */
 	_Atomic uint64_t last_pass;	/* when somebody last did */
 	_Atomic uint64_t last_fault;
+	_Atomic uint64_t restless_until; /* see RESTLESS_NS */
+	_Atomic bool pass_due;		/* somebody has to read messages, and nobody has since */
 	struct lp_engine *engine;
 	struct lp_mm *mms;
 	size_t nmms;
@@ -259,6 +263,8 @@ void book_leave(struct lp_mm *mm);
 void book_forget(struct lp_mm *mm);
 /* Whom the ledger calls so, or NULL. */
 struct lp_mm *book_find(struct lp_restore *r, uint64_t in_ledger);
+/* Is it of somebody else's restore, or what else uses userfaultfds? */
+bool book_stranger(struct lp_restore *r, uint64_t in_ledger);
 /* Enter all that the ledger has. By the holder of the role only: what is entered is settled by its probes. */
 void book_read(struct lp_restore *r);
 /* Which madvise() sent REMOVE of [start, end)? 0: not known. */
@@ -323,18 +329,22 @@ void mm_free(struct lp_mm *mm);
 /* seen.c: faults that the ledger tells of. */
 /*
  * A thread of the background with flight @f of @mm, between two chunks and outside
- * the gate: take on faults as jobs of @rd. True: there are some that only their
- * messages can settle, so a pass is due.
+ * the gate: take on faults as jobs of @rd. For those that only their messages can
+ * settle a pass is wanted.
  */
 /* Are there any to look at? No lock needed. */
 bool seen_any(const struct lp_restore *r);
-bool seen_faults(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f);
+void seen_faults(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f);
 
 /* fill.c */
 void *bulk_main(void *arg);
 void *urgent_main(void *arg);
 /* A chunk of each of @rd's jobs; those that have ended leave the list. Neither role, gate nor lock held. */
 void jobs_round(struct lp_reader *rd);
+/* A pass is due; @restless: and others soon. No lock needed. */
+void pass_wanted(struct lp_restore *r, bool restless);
+/* How long threads that fill trust a pass at most. */
+uint64_t pass_ns(const struct lp_restore *r, uint64_t now);
 /* A thread of the background begins or stops to be busy (see lp_restore.busy). */
 void busy_begin(struct lp_restore *r);
 void busy_end(struct lp_restore *r);

@@ -642,15 +642,16 @@ static bool read_all(struct lp_reader *rd)
 {
 	struct lp_restore *r = rd->r;
 	struct epoll_event ev[EVENTS];
-	bool look = false, probe, left = false, insist;
+	bool look = false, probe, left = false, insist, wanted;
 	uint64_t now, word;
 	int n, i;
 
 	if (pthread_mutex_trylock(&r->role))
 		return false; /* somebody else is at it */
+	wanted = atomic_exchange(&r->pass_due, false);
 	n = epoll_wait(r->epfd, ev, EVENTS, 0);
 	now = lp_now();
-	insist = now - atomic_load_explicit(&r->last_pass, memory_order_relaxed) > INSIST_NS;
+	insist = now - atomic_load_explicit(&r->last_pass, memory_order_relaxed) > pass_ns(r, now) + INSIST_NS;
 	for (i = 0; i < n; i++) {
 		if (ev[i].data.ptr)
 			look |= read_mm(rd, ev[i].data.ptr, insist, &left);
@@ -659,6 +660,8 @@ static bool read_all(struct lp_reader *rd)
 	}
 	if (!left)
 		atomic_store_explicit(&r->last_pass, now, memory_order_relaxed);
+	else if (wanted)
+		atomic_store_explicit(&r->pass_due, true, memory_order_relaxed);
 	/* The ring must not run full of changes that no message tells; and who fills looks here while there are any. */
 	if (r->ledger && (lp_ledger_any(r->ledger) || now - r->ledger_at > LEDGER_NS)) {
 		pthread_mutex_lock(&r->lock);
@@ -677,6 +680,7 @@ static bool read_all(struct lp_reader *rd)
 
 bool reader_pass(struct lp_reader *rd)
 {
+	uint64_t now;
 	bool any;
 
 	/* Those that the ledger has told of. */
@@ -685,7 +689,8 @@ bool reader_pass(struct lp_reader *rd)
 	any = read_all(rd);
 	while (rd->njobs) {
 		jobs_round(rd);
-		if (lp_now() - atomic_load_explicit(&rd->r->last_pass, memory_order_relaxed) > PASS_NS)
+		now = lp_now();
+		if (now - atomic_load_explicit(&rd->r->last_pass, memory_order_relaxed) > pass_ns(rd->r, now))
 			read_all(rd);
 	}
 	return any;

@@ -26,7 +26,7 @@ static bool leave_to_others(struct lp_restore *r, const struct lp_reader *rd, st
 {
 	unsigned n = atomic_load_explicit(&r->nseen, memory_order_relaxed);
 
-	if (s.by || n == ARRAY_SIZE(r->seen))
+	if (s.by || n == ARRAY_SIZE(r->seen) || atomic_load(&r->busy) < 2)
 		return false;
 	s.by = rd;
 	r->seen[n] = s;
@@ -34,28 +34,29 @@ static bool leave_to_others(struct lp_restore *r, const struct lp_reader *rd, st
 	return true;
 }
 
-/* False: its message will have to tell. */
-static bool take_on(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f, const struct seen *s)
+static void take_on(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f, const struct seen *s)
 {
 	struct lp_restore *r = mm->r;
 	struct lp_mm *whose = s->in_ledger == mm->book ? mm : book_find(r, s->in_ledger);
 	struct lp_flight *u;
 
+	if (!whose && book_stranger(r, s->in_ledger))
+		return;
 	/* Most memory of a task is none of ours. */
 	if (whose && !lp_space_registered(whose->space, s->addr, s->addr + LP_PAGE_SIZE))
-		return true;
+		return;
 	atomic_store_explicit(&r->last_fault, lp_now(), memory_order_relaxed);
-	if (whose != mm || rd->njobs == ARRAY_SIZE(rd->jobs))
-		return false;
-	if (eng_early_fault(mm->space, s->addr, READAHEAD, f, &u)) {
-		after_failure(mm, -ENOMEM, 0, 0);
-		return true;
+	if (whose != mm) {
+		/* Nobody may look at it soon again, and the message may not be there yet. */
+		pass_wanted(r, true);
+	} else if (rd->njobs == ARRAY_SIZE(rd->jobs) || eng_early_fault(mm->space, s->addr, READAHEAD, f, &u)) {
+		pass_wanted(r, false);
+	} else if (u) {
+		rd->jobs[rd->njobs++] = u;
+		atomic_fetch_add_explicit(&r->faults, 1, memory_order_relaxed);
+	} else if (!leave_to_others(r, rd, *s)) {
+		pass_wanted(r, false);
 	}
-	if (!u)
-		return leave_to_others(r, rd, *s);
-	rd->jobs[rd->njobs++] = u;
-	atomic_fetch_add_explicit(&r->faults, 1, memory_order_relaxed);
-	return true;
 }
 
 bool seen_any(const struct lp_restore *r)
@@ -63,16 +64,15 @@ bool seen_any(const struct lp_restore *r)
 	return lp_ledger_any_fault(r->ledger) || atomic_load_explicit(&r->nseen, memory_order_relaxed);
 }
 
-bool seen_faults(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f)
+void seen_faults(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f)
 {
 	struct lp_restore *r = mm->r;
 	struct lp_ledger_fault told[TAKE_MAX];
 	struct seen left[ARRAY_SIZE(r->seen)];
 	unsigned i, n, nleft;
-	bool pass = false;
 
 	if (!seen_any(r))
-		return false;
+		return;
 	/* Shared: nobody edits flights meanwhile but their owners, and us. */
 	lp_gate_enter(&mm->gate);
 	pthread_mutex_lock(&r->lock);
@@ -80,11 +80,10 @@ bool seen_faults(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f)
 	memcpy(left, r->seen, nleft * sizeof(left[0]));
 	atomic_store_explicit(&r->nseen, 0, memory_order_relaxed);
 	for (i = 0; i < nleft; i++)
-		pass |= !take_on(rd, mm, f, &left[i]);
+		take_on(rd, mm, f, &left[i]);
 	n = lp_ledger_faults(r->ledger, told, TAKE_MAX);
 	for (i = 0; i < n; i++)
-		pass |= !take_on(rd, mm, f, &(struct seen){ .in_ledger = told[i].mm, .addr = told[i].addr });
+		take_on(rd, mm, f, &(struct seen){ .in_ledger = told[i].mm, .addr = told[i].addr });
 	pthread_mutex_unlock(&r->lock);
 	lp_gate_leave(&mm->gate);
-	return pass;
 }

@@ -48,6 +48,7 @@ static const struct lp_rec_info infos[] = {
 	[LP_REC_BOOK_LOST] = { "book_lost", 1, { SPACE } },
 
 	[LP_REC_FAULT] = { "fault", 6, { SPACE, ADDR, { "readahead", LP_K_LEN }, { "verdict", LP_K_VERDICT }, FLIGHT, RC } },
+	[LP_REC_EARLY] = { "early", 6, { SPACE, ADDR, { "readahead", LP_K_LEN }, { "own", LP_K_FLIGHT }, FLIGHT, RC } },
 	[LP_REC_ANSWERED] = { "answered", 2, { SPACE, ADDR } },
 	[LP_REC_DEFER] = { "defer", 3, { SPACE, ADDR, RC } },
 	[LP_REC_NEXT_DEFERRED] = { "next_deferred", 3, { SPACE, { "more", LP_K_COUNT }, ADDR } },

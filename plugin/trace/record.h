@@ -25,7 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LP_TRACE_VERSION 2 /* 1 had no book; it is read as well */
+#define LP_TRACE_VERSION 3 /* 1 had no book, 2 no early faults; they are read as well */
 #define LP_TRACE_HEAD 8
 
 #define LP_REC_FIELDS 7 /* the time, and at most six of the type's own */
@@ -70,6 +70,7 @@ enum lp_rec_type {
 	LP_REC_ANSWERED = 49,
 	LP_REC_DEFER = 50,
 	LP_REC_NEXT_DEFERRED = 51,
+	LP_REC_EARLY = 52,	/* a fault before its message, taken on by the owner of flight `own` */
 	/* Flights */
 	LP_REC_NEXT = 64,
 	LP_REC_PIECE = 65,	/* of the flight that was claimed just before */

@@ -485,6 +485,27 @@ static int fault(struct lp_replay *p, struct rspace *rs, const struct lp_rec *r)
 	return rc;
 }
 
+static int early_fault(struct lp_replay *p, struct rspace *rs, const struct lp_rec *r)
+{
+	struct lp_flight *own = table_get(&p->flights, r->v[3]), *f;
+	int rc = page_ok(p, r->v[1]), said;
+
+	if (!rc && (r->v[2] % p->page || !r->v[2] || r->v[2] > ADDR_MAX))
+		rc = say(p, -EINVAL, "readahead of %" PRIu64 " bytes", r->v[2]);
+	if (!rc && (!own || lp_flight_space(own) != rs->s || lp_flight_urgent(own)))
+		rc = say(p, -EINVAL, "space #%" PRIu64 " has no bulk flight %" PRIu64, rs->id, r->v[3]);
+	if (rc)
+		return rc;
+	said = lp_space_early_fault(rs->s, r->v[1], r->v[2], own, &f);
+	if (!said && f)
+		rc = claim(p, f);
+	if (!rc)
+		rc = same_rc(p, r, said);
+	if (!rc && !said)
+		rc = same(p, r, 4, f ? lp_flight_id(f) : 0);
+	return rc;
+}
+
 static int next_flight(struct lp_replay *p, const struct lp_rec *r)
 {
 	struct lp_flight *f;
@@ -637,6 +658,8 @@ static int call(struct lp_replay *p, const struct lp_rec *r)
 		return same_rc(p, r, lp_space_settled(rs->s));
 	case LP_REC_FAULT:
 		return fault(p, rs, r);
+	case LP_REC_EARLY:
+		return early_fault(p, rs, r);
 	case LP_REC_ANSWERED:
 		rc = page_ok(p, r->v[1]);
 		if (!rc)

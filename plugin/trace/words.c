@@ -112,6 +112,7 @@ bool lp_rec_about(const struct lp_rec *r, uint64_t addr)
 		return within(addr, v[2], v[3]);
 	case LP_REC_PAGEFAULT:
 	case LP_REC_FAULT:
+	case LP_REC_EARLY:
 	case LP_REC_ANSWERED:
 	case LP_REC_DEFER:
 		return (v[1] & ~UINT64_C(4095)) == page;
@@ -317,6 +318,12 @@ static void engine_words(const struct lp_rec *r, char *buf)
 			SAY("engine: fault at " X ": FILL, flight " U, v[1], v[4]);
 		else
 			SAY("engine: fault at " X ": %s", v[1], lp_rec_verdict(v[3]));
+		break;
+	case LP_REC_EARLY:
+		if (v[5])
+			SAY("engine: told of a fault at " X ": %s", v[1], lp_rec_rc(v[5]));
+		else
+			SAY("engine: told of a fault at " X ": FILL, flight " U, v[1], v[4]);
 		break;
 	case LP_REC_ANSWERED:
 		SAY("engine: fault at " X " is answered", v[1]);

@@ -170,7 +170,19 @@ static void test_early(void **state)
 	assert_false(lp_space_has_deferred(w->s));
 	fault(w, 40, 4, LP_ZERO); /* what is filled: EEXIST will tell */
 	lp_space_answered(w->s, 40 * PG);
-	/* What the source does not give is not forgotten, whoever has told. */
+	/* What the source does not give: somebody waits if there was a message, and only then. */
+	assert_false(lp_flight_awaited(u));
+	assert_int_equal(lp_flight_finish(u), 0);
+	assert_false(lp_space_has_deferred(w->s));
+	u = early(w, 26, 4, f);
+	fault(w, 26, 4, LP_WAIT);
+	assert_true(lp_flight_awaited(u));
+	assert_int_equal(lp_flight_finish(u), 0);
+	/* Told of once more, it is deferred no longer. */
+	assert_true(lp_space_has_deferred(w->s));
+	u = early(w, 26, 4, f);
+	assert_true(lp_flight_awaited(u));
+	assert_false(lp_space_has_deferred(w->s));
 	assert_int_equal(lp_flight_finish(u), 0);
 	expect_deferred(w, 26);
 	u = fault(w, 26, 4, LP_FILL);

@@ -40,6 +40,11 @@ static const struct lp_rec run[] = {
 	{ LP_REC_NEXT_WAKE, 0, 605, { 0, 0, 0 } },
 	{ LP_REC_COPY, 0, 606, { 0, 2, 0x13000, K, K, 0 } },
 	{ LP_REC_ADVANCE, 0, 607, { 0, 2, K } },
+	{ LP_REC_EARLY, 0, 607, { 0, 0x18000, K, 2, 3, 0 } },
+	{ LP_REC_PIECE, 0, 607, { 3, 0x18000, K, 0x78000, 3 } },
+	{ LP_REC_COPY, 0, 607, { 0, 3, 0x18000, K, K, 0 } },
+	{ LP_REC_ADVANCE, 0, 607, { 0, 3, K } },
+	{ LP_REC_FINISH, 0, 607, { 0, 3, 0 } },
 	{ LP_REC_FAULT, 0, 608, { 0, 0x14000, 0x10000, LP_ZERO, 0, 0 } },
 	{ LP_REC_ZEROPAGE, 0, 609, { 0, 0x14000, K, 0 } },
 	{ LP_REC_ANSWERED, 0, 610, { 0, 0x14000 } },
@@ -50,11 +55,11 @@ static const struct lp_rec run[] = {
 	{ LP_REC_DEFER, 0, 615, { 0, 0x10000, 0 } },
 	{ LP_REC_SETTLED, 0, 616, { 0, 0 } },
 	{ LP_REC_NEXT_DEFERRED, 0, 617, { 0, 1, 0x10000 } },
-	{ LP_REC_FAULT, 0, 618, { 0, 0x10000, 0x10000, LP_FILL, 3, 0 } },
-	{ LP_REC_PIECE, 0, 619, { 3, 0x10000, K, 0x70000, 3 } },
+	{ LP_REC_FAULT, 0, 618, { 0, 0x10000, 0x10000, LP_FILL, 4, 0 } },
+	{ LP_REC_PIECE, 0, 619, { 4, 0x10000, K, 0x70000, 3 } },
 	{ LP_REC_FAULT, 0, 620, { 0, 0x10000, 0x10000, LP_WAIT, 0, 0 } },
-	{ LP_REC_ADVANCE, 0, 621, { 0, 3, K } },
-	{ LP_REC_FINISH, 0, 622, { 0, 3, 0 } },
+	{ LP_REC_ADVANCE, 0, 621, { 0, 4, K } },
+	{ LP_REC_FINISH, 0, 622, { 0, 4, 0 } },
 	{ LP_REC_EXIT, 0, 623, { 1 } },
 	{ LP_REC_FREE, 0, 624, { 1, 1, 1 } },
 	{ LP_REC_EXIT, 0, 625, { 0 } },
@@ -164,6 +169,8 @@ static bool is_answer(unsigned type, const struct lp_rec_field *f, unsigned i)
 	switch (type) {
 	case LP_REC_FAULT:
 		return i >= 3;
+	case LP_REC_EARLY:
+		return i >= 4;
 	case LP_REC_NEXT:
 		return i >= 2;
 	case LP_REC_PIECE:
