@@ -338,10 +338,11 @@ static int grown_over(struct plan *p, const struct lp_view *v, uint64_t addr)
 /*
  * The kernel has @addr, @v does not. Was it a later part of something that one of
  * the @nseq messages in p->seq has moved there, which has given it away since (so
- * was it read, too), and has grown again? That it was moved away before all of it
- * came there, and that message was read late, looks the same.
+ * was it read, too), and has grown again? That it was taken away before all of it
+ * came there, and that message was read late, looks the same. *by: the message
+ * that has taken it away.
  */
-static int regrown(struct plan *p, const struct lp_view *v, size_t nseq, uint64_t addr)
+static int regrown(struct plan *p, const struct lp_view *v, size_t nseq, uint64_t addr, const struct lp_msg **by)
 {
 	const struct lp_msg *log = p->s->log, *x = NULL;
 	uint64_t page = p->s->engine->page;
@@ -350,8 +351,9 @@ static int regrown(struct plan *p, const struct lp_view *v, size_t nseq, uint64_
 	while (nseq) {
 		const struct lp_msg *m = &log[p->seq[--nseq]];
 
-		if (m->kind == MSG_REMAP && m->vacates && addr - m->from < m->len)
-			x = m;
+		if (((m->kind == MSG_REMAP && m->vacates) || (m->kind == MSG_UNMAP && !m->part)) &&
+		    addr - m->from < m->len)
+			x = *by = m;
 		if (m->kind != MSG_REMAP || addr - m->to >= m->len)
 			continue;
 		return x > m && x->from > m->to && x->from + x->len <= m->to + m->len &&
@@ -385,7 +387,7 @@ static bool still_there(const struct plan *p, size_t i, size_t nseq)
  */
 static int answers_against(struct plan *p, const struct lp_view *v, size_t nseq, unsigned *cost)
 {
-	const struct lp_msg *log = p->s->log;
+	const struct lp_msg *log = p->s->log, *by = NULL, *last = NULL;
 	uint64_t page = p->s->engine->page, front;
 	struct lp_range r;
 	size_t i, x;
@@ -397,8 +399,12 @@ static int answers_against(struct plan *p, const struct lp_view *v, size_t nseq,
 
 		if (f->there == lp_map_find(&v->extents, f->addr, &r))
 			continue;
-		rc = f->there ? regrown(p, v, nseq, f->addr) : 0;
+		rc = f->there ? regrown(p, v, nseq, f->addr, &by) : 0;
 		again = rc > 0;
+		/* Asked about in several places, grown once. */
+		if (again && by == last)
+			continue;
+		last = again ? by : NULL;
 		if (f->there && !rc)
 			rc = grown_over(p, v, f->addr);
 		if (rc < 0)
