@@ -14,7 +14,8 @@ void lp_prio_bulk(void);
 void lp_prio_urgent(void);
 /*
  * The same for threads that only pass on what one fault needs and sleep in
- * between: they never poll or spin, so they may come before everything.
+ * between: they never poll, and spin for a part of a millisecond at most, for
+ * somebody on another CPU. So they may come before everything.
  */
 void lp_prio_answer(void);
 
