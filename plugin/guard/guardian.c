@@ -415,7 +415,7 @@ int lp_guard_run(const struct lp_guard_conf *conf)
 			wait_until(&g, now_ns() + (failures < 11 ? MS << (failures - 1) : BACKOFF_MAX));
 	}
 	end_anchor(&g);
-	sigprocmask(SIG_SETMASK, &g.old, NULL);
+	/* The signals stay blocked: one that comes now finds its work done, and shall not be the status. */
 	return g.j->h->exit_code;
 }
 
