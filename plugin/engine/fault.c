@@ -63,6 +63,15 @@ static int waiter_add(struct lp_space *s, uint64_t addr, struct lp_waiter **out)
 	return 0;
 }
 
+/* Flight @f, or nobody yet, has its page; it is deferred no longer. */
+static void waiter_goes_to(struct lp_space *s, struct lp_waiter *w, struct lp_flight *f)
+{
+	w->flight = f;
+	if (w->deferred)
+		s->ndeferred--;
+	w->deferred = false;
+}
+
 void waiters_wake(struct lp_space *s, uint64_t start, uint64_t end)
 {
 	size_t i = 0;
@@ -264,11 +273,7 @@ int lp_space_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, enum l
 	rc = waiter_add(s, addr, &w);
 	if (rc)
 		return rc;
-	w->flight = NULL;
-	if (w->deferred) {
-		w->deferred = false;
-		s->ndeferred--;
-	}
+	waiter_goes_to(s, w, NULL);
 
 	if (frozen(s) || lp_map_find(&s->named, addr, &r)) {
 		*verdict = LP_LATER;
@@ -319,11 +324,7 @@ int lp_space_early_fault(struct lp_space *s, uint64_t addr, uint64_t readahead, 
 	w = waiter_find(s, addr);
 	if (!w)
 		return 0;
-	w->flight = *flight;
-	if (w->deferred) {
-		w->deferred = false;
-		s->ndeferred--;
-	}
+	waiter_goes_to(s, w, *flight);
 	return 0;
 }
 

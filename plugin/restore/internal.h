@@ -327,13 +327,13 @@ void mm_forget(struct lp_mm *mm);
 void mm_free(struct lp_mm *mm);
 
 /* seen.c: faults that the ledger tells of. */
+/* Are there any to look at? No lock needed. */
+bool seen_any(const struct lp_restore *r);
 /*
  * A thread of the background with flight @f of @mm, between two chunks and outside
  * the gate: take on faults as jobs of @rd. For those that only their messages can
  * settle a pass is wanted.
  */
-/* Are there any to look at? No lock needed. */
-bool seen_any(const struct lp_restore *r);
 void seen_faults(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f);
 
 /* fill.c */
