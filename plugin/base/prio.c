@@ -56,6 +56,11 @@ void lp_prio_bulk(void)
 	set(SCHED_BATCH, SLICE_MAX_NS, NICE_AS_IT_IS);
 }
 
+void lp_prio_behind(int nice)
+{
+	set(SCHED_BATCH, SLICE_MAX_NS, nice);
+}
+
 void lp_prio_urgent(void)
 {
 	set(SCHED_OTHER, SLICE_MIN_NS, NICE_AS_IT_IS);

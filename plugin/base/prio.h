@@ -10,6 +10,8 @@
 
 /* The calling thread does bulk: whoever wakes up on its CPU may have it at once. */
 void lp_prio_bulk(void);
+/* The same with a nice value of @nice, for bulk that holds nothing others wait for. */
+void lp_prio_behind(int nice);
 /* The calling thread answers faults: it wants the CPU soon, for a few microseconds. */
 void lp_prio_urgent(void);
 /*

@@ -64,9 +64,8 @@ static const struct {
 	/* Threads. clone() itself: below. */
 	{ ALL, "set_robust_list" }, { ALL, "get_robust_list" }, { ALL, "rseq" }, { ALL, "set_tid_address" },
 	{ ALL, "exit" }, { ALL, "exit_group" }, { ALL, "gettid" }, { ALL, "getpid" }, { ALL, "getppid" },
-	{ ALL, "sched_yield" }, { ALL, "sched_getaffinity" }, { ALL, "sched_setaffinity" }, { ALL, "sched_getattr" },
-	{ ALL, "sched_setattr" }, { ALL, "sched_getparam" }, { ALL, "sched_getscheduler" },
-	{ ALL, "sched_get_priority_min" }, { ALL, "sched_get_priority_max" }, { ALL, "setpriority" },
+	{ ALL, "sched_yield" }, { ALL, "sched_getaffinity" }, { ALL, "sched_getattr" }, { ALL, "sched_getparam" },
+	{ ALL, "sched_getscheduler" }, { ALL, "sched_get_priority_min" }, { ALL, "sched_get_priority_max" },
 	{ ALL, "getpriority" }, { ALL, "getcpu" }, { ALL, "arch_prctl" }, { ALL, "clone3" /* but see no_clone3() */ },
 	/* Signals; to the guardian, the anchor and, with a policy, the tasks. */
 	{ ALL, "rt_sigaction" }, { ALL, "rt_sigprocmask" }, { ALL, "rt_sigreturn" }, { ALL, "rt_sigtimedwait" },
@@ -128,6 +127,9 @@ static const struct some some[] = {
 	{ ALL, "prctl", "PR_GET_NAME", 0, SCMP_CMP_EQ, PR_GET_NAME, 0, false },
 	{ W, "setrlimit", "RLIMIT_NOFILE", 0, SCMP_CMP_EQ, 7, 0, false },
 	{ ALL, "prlimit64", "of itself", 0, SCMP_CMP_EQ, 0, 0, false },
+	/* With CAP_SYS_NICE any thread of the machine could be meant. Not setpriority(): 0 may be a whole user there. */
+	{ ALL, "sched_setattr", "of the calling thread", 0, SCMP_CMP_MASKED_EQ, 0xffffffff, 0, false },
+	{ ALL, "sched_setaffinity", "of the calling thread", 0, SCMP_CMP_MASKED_EQ, 0xffffffff, 0, false },
 };
 
 static int add(scmp_filter_ctx f, uint32_t action, const char *name)

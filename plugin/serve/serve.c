@@ -293,9 +293,8 @@ static void raise_files(unsigned clients)
 
 static void *bulk_main(void *arg)
 {
-	/* Of this thread only. Urgent threads come first where CPUs are short. */
-	setpriority(PRIO_PROCESS, syscall(SYS_gettid), BULK_NICE);
-	lp_prio_bulk();
+	/* Urgent threads come first where CPUs are short. */
+	lp_prio_behind(BULK_NICE);
 	return loop_main(arg);
 }
 

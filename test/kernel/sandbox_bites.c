@@ -18,6 +18,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -85,6 +86,8 @@ static void everybody(uint64_t caps)
 
 static void confined(const char *dir, bool landlock, bool dial)
 {
+	struct sched_param param = { 0 };
+	uint64_t attr[6], cpus = 1;
 	char path[300];
 	pthread_t t;
 	int fd;
@@ -95,6 +98,13 @@ static void confined(const char *dir, bool landlock, bool dial)
 	REFUSED(syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
 	expect("clone3", syscall(SYS_clone3, NULL, 0), ENOSYS);
 	REFUSED(syscall(SYS_pidfd_getfd, 0, 0, 0));
+	REFUSED(syscall(SYS_sched_setattr, getppid(), &attr, 0));
+	REFUSED(syscall(SYS_sched_setaffinity, getppid(), sizeof(cpus), &cpus));
+	REFUSED(syscall(SYS_sched_setscheduler, 0, SCHED_OTHER, &param));
+	REFUSED(setpriority(PRIO_PROCESS, getppid(), 1));
+	REFUSED(syscall(SYS_ioprio_set, 1, getppid(), 0));
+	ALLOWED(syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0));
+	ALLOWED(syscall(SYS_sched_setattr, 0, &attr, 0));
 	REFUSED(socket(AF_PACKET, SOCK_RAW, 0));
 	REFUSED(socket(AF_ALG, SOCK_SEQPACKET, 0));
 	if (!dial)
@@ -132,7 +142,7 @@ static void confined(const char *dir, bool landlock, bool dial)
 
 static int as(enum lp_role role, const char *dir, unsigned flags, bool landlock)
 {
-	const uint64_t dac = 1 << CAP_DAC_READ_SEARCH | 1 << CAP_DAC_OVERRIDE;
+	const uint64_t dac = 1 << CAP_DAC_READ_SEARCH | 1 << CAP_DAC_OVERRIDE | 1 << CAP_SYS_NICE;
 	struct lp_sandbox *s = lp_sandbox_new(role, flags);
 	struct lp_err err;
 	char path[300];
