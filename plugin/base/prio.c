@@ -8,15 +8,10 @@
  * takes the CPU from one with a longer slice as it wakes up. Older kernels
  * ignore the request or refuse it; then all is as it was.
  *
- * That is not enough for a thread that has to answer one fault after the other:
- * as long as it has had more than its share lately, EEVDF does not let it have
- * the CPU as it wakes up, however short its slice, and if that goes to a thread
- * with a long one, then nobody looks again before the next tick, 4 ms at 250 Hz.
- * With a great weight the few microseconds of an answer are next to nothing of
- * its share.
+ * Nothing here needs a capability, as the sandbox leaves none for it. Two ways
+ * that do were tried, see doc/design.md, "Priorities".
  */
 #include <sched.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -36,19 +31,19 @@ struct attr {
 #define SLICE_MAX_NS UINT64_C(100000000)
 #define NICE_AS_IT_IS 100
 
-/* False: it may not, or this kernel does not know how. */
-static bool set(uint32_t policy, uint64_t slice_ns, int nice)
+/* In vain where this kernel does not know how. */
+static void set(uint32_t policy, uint64_t slice_ns, int nice)
 {
 	struct attr a = { .size = sizeof(a) };
 
 	if (syscall(SYS_sched_getattr, 0, &a, sizeof(a), 0))
-		return false;
+		return;
 	a.policy = policy;
 	a.runtime = slice_ns;
 	a.deadline = a.period = 0;
 	if (nice != NICE_AS_IT_IS)
 		a.nice = nice;
-	return !syscall(SYS_sched_setattr, 0, &a, 0);
+	(void)syscall(SYS_sched_setattr, 0, &a, 0);
 }
 
 void lp_prio_bulk(void)
@@ -64,11 +59,4 @@ void lp_prio_behind(int nice)
 void lp_prio_urgent(void)
 {
 	set(SCHED_OTHER, SLICE_MIN_NS, NICE_AS_IT_IS);
-}
-
-void lp_prio_answer(void)
-{
-	/* Without CAP_SYS_NICE, or RLIMIT_NICE, at least the slice. */
-	if (!set(SCHED_OTHER, SLICE_MIN_NS, -20))
-		lp_prio_urgent();
 }

@@ -14,11 +14,5 @@ void lp_prio_bulk(void);
 void lp_prio_behind(int nice);
 /* The calling thread answers faults: it wants the CPU soon, for a few microseconds. */
 void lp_prio_urgent(void);
-/*
- * The same for threads that only pass on what one fault needs and sleep in
- * between: they never poll, and spin for a part of a millisecond at most, for
- * somebody on another CPU. So they may come before everything.
- */
-void lp_prio_answer(void);
 
 #endif

@@ -728,7 +728,7 @@ void *reader_main(void *arg)
 	/* Refused fills are retried after microseconds; the default slack is 50 of them. */
 	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
 	lp_recorder_thread(LP_BY_READER);
-	lp_prio_answer();
+	lp_prio_urgent();
 	while (!stop) {
 		if (atomic_load(&r->busy)) {
 			/*

@@ -127,7 +127,7 @@ static const struct some some[] = {
 	{ ALL, "prctl", "PR_GET_NAME", 0, SCMP_CMP_EQ, PR_GET_NAME, 0, false },
 	{ W, "setrlimit", "RLIMIT_NOFILE", 0, SCMP_CMP_EQ, 7, 0, false },
 	{ ALL, "prlimit64", "of itself", 0, SCMP_CMP_EQ, 0, 0, false },
-	/* With CAP_SYS_NICE any thread of the machine could be meant. Not setpriority(): 0 may be a whole user there. */
+	/* Any thread of the same user could be meant. Not setpriority(): 0 may be a whole user there. */
 	{ ALL, "sched_setattr", "of the calling thread", 0, SCMP_CMP_MASKED_EQ, 0xffffffff, 0, false },
 	{ ALL, "sched_setaffinity", "of the calling thread", 0, SCMP_CMP_MASKED_EQ, 0xffffffff, 0, false },
 };

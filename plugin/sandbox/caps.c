@@ -26,9 +26,6 @@ static const struct {
 	  false },
 	{ CAP_NET_ADMIN, R(GUARDIAN) | R(WORKER), "CAP_NET_ADMIN", "reports of exits (process connector)", true },
 	{ CAP_SYS_RESOURCE, R(GUARDIAN), "CAP_SYS_RESOURCE", "oom_score_adj", false },
-	/* Of whom it may be used: calls.c. */
-	{ CAP_SYS_NICE, R(GUARDIAN) | R(WORKER) | R(SERVER), "CAP_SYS_NICE", "its own threads that answer faults come first",
-	  false },
 };
 
 #define NCAPS (sizeof(caps) / sizeof(caps[0]))
@@ -40,39 +37,24 @@ static bool wanted(size_t i, enum lp_role role)
 	return !caps[i].before_6_6 || lp_kernel_before(6, 6);
 }
 
-/* All but @keep go. @effective: what is permitted of them becomes effective. */
-static int only(const uint32_t keep[2], bool effective)
+int caps_drop(enum lp_role role)
 {
 	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct d[2];
-	size_t i;
-
-	if (syscall(SYS_capget, &h, d))
-		return -errno;
-	for (i = 0; i < 2; i++) {
-		d[i].permitted &= keep[i];
-		d[i].effective = effective ? d[i].permitted : d[i].effective & keep[i];
-		d[i].inheritable = 0;
-	}
-	return syscall(SYS_capset, &h, d) ? -errno : 0;
-}
-
-int caps_drop(enum lp_role role)
-{
 	uint32_t keep[2] = { 0 };
 	size_t i;
 
 	for (i = 0; i < NCAPS; i++)
 		if (wanted(i, role))
 			keep[caps[i].cap / 32] |= 1u << (caps[i].cap % 32);
-	return only(keep, false);
-}
-
-int caps_of_user(void)
-{
-	const uint32_t keep[2] = { 1u << CAP_SYS_NICE };
-
-	return only(keep, true);
+	if (syscall(SYS_capget, &h, d))
+		return -errno;
+	for (i = 0; i < 2; i++) {
+		d[i].permitted &= keep[i];
+		d[i].effective &= keep[i];
+		d[i].inheritable = 0;
+	}
+	return syscall(SYS_capset, &h, d) ? -errno : 0;
 }
 
 void caps_show(enum lp_role role, FILE *f)

@@ -21,8 +21,6 @@ void calls_show(enum lp_role role, FILE *f);
 
 /* caps.c */
 int caps_drop(enum lp_role role);
-/* Of who becomes a user that is not root: what a user's server keeps. PR_SET_KEEPCAPS is set. */
-int caps_of_user(void);
 void caps_show(enum lp_role role, FILE *f);
 
 #endif

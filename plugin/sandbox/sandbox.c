@@ -224,21 +224,14 @@ out:
 int lp_sandbox_user(const char *name, struct lp_err *err)
 {
 	struct passwd *pw;
-	int rc;
 
 	errno = 0;
 	pw = getpwnam(name);
 	if (!pw)
 		return lp_err(err, -EINVAL, "--user %s: there is no such user", name);
-	/* Else all are gone with the user ID. CAP_SETUID is among them for a moment. */
-	if (pw->pw_uid && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
-		return lp_err_sys(err, -errno, "--user %s: cannot keep CAP_SYS_NICE", name);
 	if (initgroups(name, pw->pw_gid) || setresgid(pw->pw_gid, pw->pw_gid, pw->pw_gid) ||
 	    setresuid(pw->pw_uid, pw->pw_uid, pw->pw_uid))
 		return lp_err_sys(err, -errno, "--user %s: start as root, or as that user without it", name);
-	rc = pw->pw_uid ? caps_of_user() : 0;
-	if (rc)
-		return lp_err_sys(err, rc, "--user %s: cannot drop capabilities", name);
 	/* It is not to come back. */
 	if (pw->pw_uid && !setuid(0))
 		return lp_err(err, -EPERM, "--user %s: the kernel lets it become root again", name);

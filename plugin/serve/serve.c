@@ -300,7 +300,7 @@ static void *bulk_main(void *arg)
 
 static void *urgent_main(void *arg)
 {
-	lp_prio_answer();
+	lp_prio_urgent();
 	return loop_main(arg);
 }
 

@@ -535,7 +535,7 @@ void *link_main(void *arg)
 	int rc;
 
 	if (l->role == LP_ROLE_URGENT)
-		lp_prio_answer();
+		lp_prio_urgent();
 	else
 		lp_prio_bulk();
 	while (!atomic_load(&r->closing)) {

@@ -142,7 +142,7 @@ static void confined(const char *dir, bool landlock, bool dial)
 
 static int as(enum lp_role role, const char *dir, unsigned flags, bool landlock)
 {
-	const uint64_t dac = 1 << CAP_DAC_READ_SEARCH | 1 << CAP_DAC_OVERRIDE | 1 << CAP_SYS_NICE;
+	const uint64_t dac = 1 << CAP_DAC_READ_SEARCH | 1 << CAP_DAC_OVERRIDE;
 	struct lp_sandbox *s = lp_sandbox_new(role, flags);
 	struct lp_err err;
 	char path[300];

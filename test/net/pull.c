@@ -146,7 +146,7 @@ static void *faults(void *arg)
 	uint8_t got[4096], want[4096];
 	unsigned long i;
 
-	lp_prio_answer();
+	lp_prio_urgent();
 	for (i = 0; i < a->nrandom; i++) {
 		struct range *r = &a->ranges[rand_r(&c->seed) % a->nranges];
 		uint64_t addr = r->start + rand_r(&c->seed) % ((r->end - r->start) / 4096) * 4096, t0 = lp_now();
