@@ -11,12 +11,17 @@
  * The guardian has the opposite, a list of what it may not. Its filter is that
  * of every worker as well, also of a later version's after an upgrade; and it
  * reads nothing that anybody else wrote.
+ *
+ * The kernel remembers which calls all filters allow whatever the arguments.
+ * For ioctl it runs them all, each time.
  */
 #include <errno.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "sandbox/internal.h"
 
@@ -185,7 +190,15 @@ static int fill_denied(scmp_filter_ctx f)
 	for (i = 0; !rc && i < sizeof(denied) / sizeof(denied[0]); i++)
 		if (!of_sanitizer(denied[i]))
 			rc = add(f, SCMP_ACT_ERRNO(EPERM), denied[i]);
+	if (!rc && !SANITIZED)
+		rc = add(f, SCMP_ACT_ERRNO(ENOSYS), "clone3");
 	return rc;
+}
+
+/* Without arguments: EINVAL where it may be called. */
+static bool says_enosys(void)
+{
+	return syscall(SYS_clone3, NULL, 0) < 0 && errno == ENOSYS;
 }
 
 /* A filter of its own, which is not logged: each new thread tries it. */
@@ -210,16 +223,19 @@ int calls_load(enum lp_role role, bool dial)
 	scmp_filter_ctx f;
 	int rc;
 
-	/* First, as the other does not let it be loaded. */
-	rc = guardian || SANITIZED ? 0 : no_clone3();
+	/* First, as the other does not let it be loaded. Not if a guardian's says so already: each filter costs. */
+	rc = guardian || SANITIZED || says_enosys() ? 0 : no_clone3();
 	if (rc)
 		return rc;
 	f = seccomp_init(guardian ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EPERM));
 	if (!f)
 		return -ENOMEM;
-	/* A tree instead of a list, and a line in the kernel's log: where these are not known it does without. */
+	/*
+	 * A tree instead of a list, and a line in the kernel's log: where these are not known it does without. No line of
+	 * the guardian's: every new thread of its workers tries clone3.
+	 */
 	(void)seccomp_attr_set(f, SCMP_FLTATR_CTL_OPTIMIZE, 2);
-	(void)seccomp_attr_set(f, SCMP_FLTATR_CTL_LOG, 1);
+	(void)seccomp_attr_set(f, SCMP_FLTATR_CTL_LOG, !guardian);
 	/* Refused calls have an errno of the kernel's, not one of libseccomp. */
 	(void)seccomp_attr_set(f, SCMP_FLTATR_API_SYSRAWRC, 1);
 	rc = guardian ? fill_denied(f) : fill_allowed(f, role, dial);
@@ -238,6 +254,7 @@ void calls_show(enum lp_role role, FILE *f)
 		for (i = 0; i < sizeof(denied) / sizeof(denied[0]); i++)
 			if (!of_sanitizer(denied[i]))
 				fprintf(f, "%s\tnot %s\n", who, denied[i]);
+		fprintf(f, "%s\tnot clone3\n", who);
 		return;
 	}
 	for (i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
