@@ -245,12 +245,17 @@ static bool deep(const struct plan *p, size_t x)
 	return false;
 }
 
-/* Is UNMAP @x the rest of what the last of the @nseq messages in p->seq has moved away, which shrank? */
+/*
+ * Is UNMAP @x the rest of what the last of the @nseq messages in p->seq has moved
+ * away, which shrank? The new place cannot have been in the old one, of which
+ * the rest is a part.
+ */
 static bool tail_of_last(const struct plan *p, size_t x, size_t nseq)
 {
 	const struct lp_msg *l = &p->s->log[x], *m = nseq ? &p->s->log[p->seq[nseq - 1]] : NULL;
 
-	return m && m < l && l->kind == MSG_UNMAP && m->kind == MSG_REMAP && m->vacates && l->from == m->from + m->len;
+	return m && m < l && l->kind == MSG_UNMAP && m->kind == MSG_REMAP && m->vacates && l->from == m->from + m->len &&
+	       !overlap(m->to, m->len, l->from, l->len);
 }
 
 /* How unlikely is it that @x comes before what was read earlier, after the @nseq messages in p->seq? */
