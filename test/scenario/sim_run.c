@@ -431,7 +431,7 @@ static void populate(struct sim *m, struct task *t, bool book)
 			rc = lp_space_add_missing(t->space, addr_of(i), addr_of(i + len), img * MD_PAGE, 1);
 		for (k = 0; k < len; k++)
 			t->pg[i + k] = (struct page){ .reg = kind, .want = kind > 1 ? img + k : 0,
-						      .owner = (i + k) * THREADS / PAGES };
+						      .home = i + k, .owner = (i + k) * THREADS / PAGES };
 		img += len + pick(m, 2) * 100;
 		i += len;
 	}
@@ -477,16 +477,13 @@ static void clean_up(struct sim *m)
 static int k_there(void *host, uint64_t start, uint64_t len)
 {
 	const struct task *t = host;
-	uint64_t i = (start - BASE) / MD_PAGE, n = len / MD_PAGE;
+	unsigned i = (start - BASE) / MD_PAGE, n = len / MD_PAGE;
 
 	if (t->ended)
 		return 0;
 	if (t->changing && !t->hasty)
 		return -EAGAIN;
-	for (; n; n--, i++)
-		if (i >= PAGES || !t->pg[i].reg)
-			return 0;
-	return 1;
+	return i < PAGES && i + n <= PAGES && t->pg[i].reg && one_mapping(t, i, n) == n;
 }
 
 static bool run(uint64_t seed, enum rule without, char *error, size_t len)

@@ -59,6 +59,7 @@ struct event {
 struct page {
 	uint32_t want, content;
 	bool reg, present;
+	uint8_t home;	/* vm_pgoff: what was moved keeps it, and is one mapping only with what fits to it */
 	uint8_t owner;	/* the thread that may change it, if it is registered */
 	bool reused;	/* of the address: vacated since the last settled moment */
 };
@@ -305,12 +306,24 @@ static void vacate(struct sim *m, struct task *t, unsigned a, unsigned len)
 		t->pg[a] = (struct page){ .reused = true };
 }
 
-/* From @a to where there is room, or over something of its own. */
+/* How many of the @len pages from @a on are one mapping? */
+static unsigned one_mapping(const struct task *t, unsigned a, unsigned len)
+{
+	unsigned n = 1;
+
+	while (n < len && t->pg[a + n].reg && t->pg[a + n].home == t->pg[a + n - 1].home + 1)
+		n++;
+	return n;
+}
+
+/* From @a to where there is room, or over something of its own. As the kernel does: one mapping, or a part. */
 static void start_move(struct sim *m, struct task *t, struct thread *th, unsigned a, unsigned len)
 {
-	unsigned to = pick(m, PAGES - len + 1), i, tid = th - t->th;
+	unsigned to, i, tid = th - t->th;
 	bool fixed = false;
 
+	len = one_mapping(t, a, len);
+	to = pick(m, PAGES - len + 1);
 	if (pick(m, 2) && m->vacated + len <= PAGES) /* the kernel likes to hand out what has just become free */
 		to = m->vacated;
 	if (to < a + len && a < to + len)
@@ -345,8 +358,8 @@ static void grow(struct sim *m, struct task *t, struct thread *th, unsigned a, u
 {
 	unsigned n = 0;
 
-	while (n < len && a + n < PAGES && !t->pg[a + n].reg)
-		t->pg[a + n++] = (struct page){ .reg = true, .owner = th - t->th };
+	for (; n < len && a + n < PAGES && !t->pg[a + n].reg; n++)
+		t->pg[a + n] = (struct page){ .reg = true, .home = t->pg[a + n - 1].home + 1, .owner = th - t->th };
 	if (n)
 		k_made(m, t, (struct lp_change){ .kind = LP_CHANGE_REMAP, .flags = LP_REMAP_GREW | LP_REMAP_MAYMOVE,
 						 .from = addr_of(a - 1), .len = MD_PAGE, .to_len = (n + 1) * MD_PAGE });
