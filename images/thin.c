@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Thin pagemaps, and whether a directory can do without its parents; see thin.h. */
+/* Thin and whole pagemaps, and whether a directory can do without its parents; see thin.h. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,7 +14,18 @@
 #include "images/pmwrite.h"
 #include "images/thin.h"
 
-int lp_thin_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_t **buf, size_t *len)
+static uint32_t thin_flags(const struct lp_extent *x)
+{
+	return x->lazy ? LP_PE_LAZY : LP_PE_PRESENT;
+}
+
+static uint32_t whole_flags(const struct lp_extent *x)
+{
+	return (x->lazy ? LP_PE_LAZY : 0) | (x->kind == LP_EXT_DATA ? LP_PE_PRESENT : 0);
+}
+
+static int write_pagemap(const struct lp_images *im, const struct lp_task *t, uint32_t (*flags)(const struct lp_extent *),
+			 uint8_t **buf, size_t *len)
 {
 	struct lp_pmw b = { 0 };
 	size_t i, k;
@@ -22,10 +35,10 @@ int lp_thin_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_t
 	for (i = 0; !rc && i < t->nextents; i = k) {
 		/* Extents are also cut where their files change: that is over here. */
 		for (k = i + 1; k < t->nextents; k++)
-			if (t->extents[k].start != t->extents[k - 1].end || t->extents[k].lazy != t->extents[i].lazy)
+			if (t->extents[k].start != t->extents[k - 1].end ||
+			    flags(&t->extents[k]) != flags(&t->extents[i]))
 				break;
-		rc = lp_pmw_add(&b, t->extents[i].start, t->extents[k - 1].end,
-				t->extents[i].lazy ? LP_PE_LAZY : LP_PE_PRESENT);
+		rc = lp_pmw_add(&b, t->extents[i].start, t->extents[k - 1].end, flags(&t->extents[i]));
 	}
 	if (rc) {
 		free(b.p);
@@ -34,6 +47,38 @@ int lp_thin_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_t
 	*buf = b.p;
 	*len = b.n;
 	return 0;
+}
+
+int lp_thin_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_t **buf, size_t *len)
+{
+	return write_pagemap(im, t, thin_flags, buf, len);
+}
+
+int lp_whole_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_t **buf, size_t *len)
+{
+	return write_pagemap(im, t, whole_flags, buf, len);
+}
+
+bool lp_thin_has(const struct lp_images *im, const char *name)
+{
+	char own[48];
+	size_t i;
+
+	if (strncmp(name, "pagemap-", 8) && strncmp(name, "pages-", 6))
+		return false;
+	for (i = 0; i < im->ntasks; i++) {
+		const struct lp_task *t = &im->tasks[i];
+
+		if (!t->has_mm)
+			continue;
+		snprintf(own, sizeof(own), "pagemap-%" PRId32 ".img", t->pid);
+		if (!strcmp(name, own))
+			return true;
+		snprintf(own, sizeof(own), "pages-%" PRIu32 ".img", t->pages_id);
+		if (!strcmp(name, own))
+			return true;
+	}
+	return false;
 }
 
 /* Does a pagemap of shared memory look into the parent? 1, 0 or -errno. */
@@ -88,7 +133,7 @@ int lp_thin_check(const struct lp_images *im, int dirfd, struct lp_err *err)
 		rc = needs_parent(im, &d, e->d_name, err);
 		if (rc == 1)
 			rc = lp_err(err, -ENOTSUP,
-				    "%s: some of its pages are in the parent, which is not served: copy the checkpoint "
+				    "%s: some of its pages are in the parent, which stays behind: copy the checkpoint "
 				    "with its parents, or make a full dump",
 				    e->d_name);
 	}

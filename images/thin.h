@@ -6,6 +6,9 @@
  * The *thin* form of a checkpoint is what `criu dump --lazy-pages` leaves:
  * pagemaps that mark lazy pages as being elsewhere, and pages files with the
  * eager ones only. Parents are resolved in it.
+ *
+ * The *whole* form has all bytes, but no parents: of each task the bytes of its
+ * extents one after the other.
  */
 #ifndef LP_IMAGES_THIN_H
 #define LP_IMAGES_THIN_H
@@ -24,6 +27,12 @@ int lp_images_ident(const struct lp_images *im, const char *dir, uint8_t ident[L
 
 /* The contents of the thin pagemap-PID.img of @t, which has memory; *buf is the caller's, free() it. */
 int lp_thin_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_t **buf, size_t *len);
+
+/* The same in the whole form. */
+int lp_whole_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_t **buf, size_t *len);
+
+/* Is @name, of the top directory, a file that is another in these forms: of the memory of a task? */
+bool lp_thin_has(const struct lp_images *im, const char *name);
 
 /*
  * Can the other files of the top directory @dirfd (borrowed) be used without

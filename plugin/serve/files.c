@@ -38,29 +38,6 @@ static bool ends(const char *s, const char *with)
 	return n > k && !strcmp(s + n - k, with);
 }
 
-/* Is @name a file that has another form for clients? */
-static bool is_thin(const struct ckpt *c, const char *name)
-{
-	char own[48];
-	size_t i;
-
-	if (strncmp(name, "pagemap-", 8) && strncmp(name, "pages-", 6))
-		return false;
-	for (i = 0; i < lp_images_ntasks(c->im); i++) {
-		const struct lp_task *t = lp_images_task(c->im, i);
-
-		if (!t->has_mm)
-			continue;
-		snprintf(own, sizeof(own), "pagemap-%" PRId32 ".img", t->pid);
-		if (!strcmp(name, own))
-			return true;
-		snprintf(own, sizeof(own), "pages-%" PRIu32 ".img", t->pages_id);
-		if (!strcmp(name, own))
-			return true;
-	}
-	return false;
-}
-
 static int add_plain(struct ckpt *c, struct lp_err *err)
 {
 	struct dirent *e;
@@ -80,7 +57,7 @@ static int add_plain(struct ckpt *c, struct lp_err *err)
 		/* runc keeps descriptors.json beside the images. */
 		if (!ends(e->d_name, ".img") && !ends(e->d_name, ".json"))
 			continue;
-		if (!lp_file_name_ok(e->d_name, strlen(e->d_name)) || is_thin(c, e->d_name))
+		if (!lp_file_name_ok(e->d_name, strlen(e->d_name)) || lp_thin_has(c->im, e->d_name))
 			continue;
 		/* Links could lead out of the checkpoint. */
 		if (fstatat(c->dirfd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode))

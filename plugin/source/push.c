@@ -1,14 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* `lazypages push`: a directory's image files over one connection; see push.h. */
+/*
+ * `lazypages push`: a directory's image files over one connection; see push.h.
+ * What has parents goes in its whole form (images/thin.h): pagemaps and pages
+ * files of tasks are made here, and verified by the seal if there is one.
+ */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "images/images.h"
+#include "images/seal.h"
+#include "images/thin.h"
 #include "source/push.h"
 #include "source/remote_int.h"
 
@@ -26,6 +34,8 @@ struct push {
 	uint64_t sent, answered, bytes;
 	uint8_t meta[LP_META_TO_CLIENT];
 	uint8_t *buf; /* header and meta, then LP_DATA_MAX of data */
+	struct lp_images *im; /* it has parents; else NULL */
+	struct lp_seal *seal; /* of im, or NULL */
 };
 
 #define HEAD_CAP (LP_FRAME_HEADER + LP_META_TO_SERVER)
@@ -74,9 +84,25 @@ static int told(struct push *p, int rc, struct lp_err *err)
 	return rc;
 }
 
+/* @n bytes, which are in place, at *@off of the file @name. */
+static int push_data(struct push *p, const char *name, uint64_t *off, size_t n, struct lp_err *err)
+{
+	struct lp_push_data m = { .name = { name, strlen(name) }, .off = *off };
+	int rc;
+
+	m.sum = lp_data_sum(p->buf + HEAD_CAP, n);
+	rc = send_msg(p, LP_MSG_PUSH_DATA, lp_put_push_data(p->buf + LP_FRAME_HEADER, LP_META_TO_SERVER, &m), (uint32_t)n,
+		      err);
+	if (!rc)
+		rc = answers(p, WINDOW, p->ms, err);
+	*off += n;
+	p->bytes += n;
+	return rc;
+}
+
 static int push_file(struct push *p, const char *name, struct lp_err *err)
 {
-	struct lp_push_data m = { .name = { name, strlen(name) } };
+	uint64_t off = 0;
 	ssize_t n;
 	int fd, rc = 0;
 
@@ -91,18 +117,118 @@ static int push_file(struct push *p, const char *name, struct lp_err *err)
 			rc = lp_err_sys(err, -errno, "%s/%s", p->dir, name);
 			break;
 		}
-		if (!n && m.off)
+		if (!n && off)
 			break; /* an empty file is sent, too */
-		m.sum = lp_data_sum(p->buf + HEAD_CAP, n);
-		rc = send_msg(p, LP_MSG_PUSH_DATA, lp_put_push_data(p->buf + LP_FRAME_HEADER, LP_META_TO_SERVER, &m),
-			      (uint32_t)n, err);
-		if (!rc)
-			rc = answers(p, WINDOW, p->ms, err);
-		m.off += n;
-		p->bytes += n;
+		rc = push_data(p, name, &off, n, err);
 	} while (!rc && n > 0);
 	close(fd);
 	return rc;
+}
+
+static int push_pagemap(struct push *p, const struct lp_task *t, struct lp_err *err)
+{
+	uint64_t off = 0;
+	uint8_t *mem;
+	char name[48];
+	size_t len;
+	int rc;
+
+	if (lp_whole_pagemap(p->im, t, &mem, &len))
+		return lp_err(err, -ENOMEM, "out of memory");
+	snprintf(name, sizeof(name), "pagemap-%" PRId32 ".img", t->pid);
+	do {
+		size_t n = len - off < LP_DATA_MAX ? len - off : LP_DATA_MAX;
+
+		memcpy(p->buf + HEAD_CAP, mem + off, n);
+		rc = push_data(p, name, &off, n, err);
+	} while (!rc && off < len);
+	free(mem);
+	return rc;
+}
+
+static int read_pages(struct push *p, const struct lp_extent *x, uint64_t at, uint8_t *buf, size_t n, struct lp_err *err)
+{
+	const char *name = lp_images_file(p->im, x->file)->name;
+	uint64_t bad = 0;
+	int rc = lp_seal_read(p->seal, p->im, x->file, x->off + at, buf, n, &bad);
+
+	if (rc == -EBADMSG || rc == -EUCLEAN)
+		return lp_err(err, rc, "%s/%s: offset 0x%" PRIx64 ": %s: `lazypages verify` tells what else is damaged", p->dir,
+			      name, bad, rc == -EBADMSG ? "not the bytes that were sealed" : "the seal is damaged");
+	return rc ? lp_err_sys(err, rc, "%s/%s", p->dir, name) : 0;
+}
+
+static int push_pages(struct push *p, const struct lp_task *t, struct lp_err *err)
+{
+	uint64_t off = 0, at;
+	size_t fill = 0, i;
+	char name[48];
+	int rc = 0;
+
+	snprintf(name, sizeof(name), "pages-%" PRIu32 ".img", t->pages_id);
+	for (i = 0; i < t->nextents; i++) {
+		const struct lp_extent *x = &t->extents[i];
+		uint64_t len = x->kind == LP_EXT_DATA ? x->end - x->start : 0, n;
+
+		for (at = 0; !rc && at < len; at += n) {
+			n = len - at < LP_DATA_MAX - fill ? len - at : LP_DATA_MAX - fill;
+			rc = read_pages(p, x, at, p->buf + HEAD_CAP + fill, n, err);
+			fill += n;
+			if (rc || fill < LP_DATA_MAX)
+				continue;
+			rc = push_data(p, name, &off, fill, err);
+			fill = 0;
+		}
+	}
+	return rc || (!fill && off) ? rc : push_data(p, name, &off, fill, err);
+}
+
+static int push_tasks(struct push *p, struct lp_err *err)
+{
+	size_t i, k;
+	int rc = lp_thin_check(p->im, p->dirfd, err);
+
+	for (i = 0; !rc && i < lp_images_ntasks(p->im); i++) {
+		const struct lp_task *t = lp_images_task(p->im, i), *o;
+
+		if (!t->has_mm)
+			continue;
+		for (k = 0; k < i; k++) {
+			o = lp_images_task(p->im, k);
+			if (o->has_mm && o->pages_id == t->pages_id)
+				return lp_err(err, -ENOTSUP, "%s/pages-%" PRIu32 ".img: it belongs to two tasks: make a full dump",
+					      p->dir, t->pages_id);
+		}
+		rc = push_pagemap(p, t, err);
+		if (!rc)
+			rc = push_pages(p, t, err);
+	}
+	return rc;
+}
+
+/* Without pagemaps, the pages are not here but where `criu dump --page-server` has brought them. */
+static bool has_pagemaps(const struct push *p)
+{
+	bool found = false;
+	struct dirent *e;
+	DIR *d;
+
+	d = opendir(p->dir);
+	while (d && !found && (e = readdir(d)))
+		found = !strncmp(e->d_name, "pagemap-", 8) && strncmp(e->d_name, "pagemap-shmem-", 14);
+	if (d)
+		closedir(d);
+	return found;
+}
+
+static int find_parents(struct push *p, struct lp_err *err)
+{
+	int rc;
+
+	if (faccessat(p->dirfd, "parent", F_OK, 0) || !has_pagemaps(p))
+		return 0;
+	rc = lp_images_open(p->dir, &p->im, err);
+	return rc ? rc : lp_seal_open(p->im, p->dir, LP_VERIFY_AUTO, &p->seal, err);
 }
 
 static bool wanted(const struct push *p, const char *name)
@@ -111,16 +237,20 @@ static bool wanted(const struct push *p, const char *name)
 	struct stat st;
 
 	return name[0] != '.' && dot && (!strcmp(dot, ".img") || !strcmp(dot, ".json")) &&
-	       lp_file_name_ok(name, strlen(name)) && !fstatat(p->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) &&
+	       lp_file_name_ok(name, strlen(name)) && !(p->im && lp_thin_has(p->im, name)) &&
+	       !fstatat(p->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) &&
 	       S_ISREG(st.st_mode);
 }
 
 static int push_dir(struct push *p, struct lp_err *err)
 {
 	struct dirent *e;
-	int rc = 0;
+	int rc;
 	DIR *d;
 
+	rc = p->im ? push_tasks(p, err) : 0;
+	if (rc)
+		return rc;
 	d = opendir(p->dir);
 	if (!d)
 		return lp_err_sys(err, -errno, "%s", p->dir);
@@ -164,12 +294,17 @@ int lp_push(const struct lp_url *url, struct lp_tls *tls, const char *dir, bool 
 	rc = p.buf ? 0 : lp_err(err, -ENOMEM, "out of memory");
 	if (!rc && faccessat(p.dirfd, "inventory.img", R_OK, 0))
 		rc = lp_err_sys(err, -errno, "%s/inventory.img: is this the directory of a dump?", dir);
+	if (!rc)
+		rc = find_parents(&p, err);
 	if (!rc) {
 		rc = lp_dial(&server, tls, LP_ROLE_CONTROL, NULL, 0, timeout_ms, NULL, &p.s, &w, err);
 		if (!rc)
 			rc = session(&p, replace, err);
 	}
 	lp_stream_close(&p.s);
+	lp_seal_close(p.seal);
+	if (p.im)
+		lp_images_close(p.im);
 	close(p.dirfd);
 	free(p.buf);
 	*bytes = p.bytes;
