@@ -49,12 +49,10 @@ int lp_images_open(const char *dir, struct lp_images **out, struct lp_err *err)
 	return rc;
 }
 
-void lp_images_close(struct lp_images *im)
+void lp_images_release(struct lp_images *im)
 {
 	size_t i;
 
-	if (!im)
-		return;
 	for (i = 0; i < im->ntasks; i++) {
 		free((struct lp_vma *)im->tasks[i].vmas);
 		free((struct lp_extent *)im->tasks[i].extents);
@@ -67,6 +65,13 @@ void lp_images_close(struct lp_images *im)
 	free(im->by_pid);
 	free(im->files);
 	free(im->file_ids);
+}
+
+void lp_images_close(struct lp_images *im)
+{
+	if (!im)
+		return;
+	lp_images_release(im);
 	free(im);
 }
 

@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -158,21 +159,21 @@ static int check_cover(const struct lp_task *t, const struct lp_pagemap *pm, str
 }
 
 /* Load, check and flatten the pagemap of @t in directory @d; @b and @flat move one level up. */
-static int add_level(struct lp_images *im, struct lp_task *t, const struct lp_imgdir *d, struct extvec *flat,
-		     struct below *b, struct lp_err *err)
+static int add_level(struct lp_images *im, struct lp_task *t, const char *name, bool cover, const struct lp_imgdir *d,
+		     struct extvec *flat, struct below *b, struct lp_err *err)
 {
 	struct extvec out = { 0 };
 	struct lp_pagemap pm;
 	uint32_t file = 0;
 	int rc;
 
-	rc = lp_pagemap_load(im, d, t->pid, &pm, err);
+	rc = lp_pagemap_load(im, d, name, &pm, err);
 	if (rc)
 		return rc;
 	if (!d->depth) {
 		t->pages_id = pm.pages_id;
 		im->wide |= pm.wide;
-		rc = check_cover(t, &pm, err);
+		rc = cover ? check_cover(t, &pm, err) : 0;
 	}
 	if (!rc && pm.data_bytes)
 		rc = lp_get_pages_file(im, d, &pm, &file, err);
@@ -188,7 +189,8 @@ static int add_level(struct lp_images *im, struct lp_task *t, const struct lp_im
 	return rc;
 }
 
-int lp_build_index(struct lp_images *im, struct lp_task *t, struct lp_err *err)
+/* From the pagemaps @file; @cover: they name places in VMAs. */
+static int build(struct lp_images *im, struct lp_task *t, const char *file, bool cover, struct lp_err *err)
 {
 	struct extvec flat = { 0 };
 	struct below b = { 0 };
@@ -198,7 +200,7 @@ int lp_build_index(struct lp_images *im, struct lp_task *t, struct lp_err *err)
 	int rc = 0;
 
 	for (i = im->ndirs; !rc && i-- > 0;)
-		rc = add_level(im, t, &im->dirs[i], &flat, &b, err);
+		rc = add_level(im, t, file, cover, &im->dirs[i], &flat, &b, err);
 	if (rc) {
 		free(flat.x);
 		return rc;
@@ -213,6 +215,19 @@ int lp_build_index(struct lp_images *im, struct lp_task *t, struct lp_err *err)
 			t->eager_bytes += t->extents[k].end - t->extents[k].start;
 	}
 	return 0;
+}
+
+int lp_build_index(struct lp_images *im, struct lp_task *t, struct lp_err *err)
+{
+	char file[32];
+
+	snprintf(file, sizeof(file), "pagemap-%" PRId32 ".img", t->pid);
+	return build(im, t, file, true, err);
+}
+
+int lp_build_index_of(struct lp_images *im, struct lp_task *t, const char *file, struct lp_err *err)
+{
+	return build(im, t, file, false, err);
 }
 
 const struct lp_extent *lp_task_lookup(const struct lp_task *t, uint64_t addr, const struct lp_extent **next)

@@ -114,7 +114,7 @@ struct lp_pagemap {
 	char name[LP_NAME_MAX];
 };
 
-int lp_pagemap_load(struct lp_images *im, const struct lp_imgdir *d, int32_t pid, struct lp_pagemap *pm,
+int lp_pagemap_load(struct lp_images *im, const struct lp_imgdir *d, const char *file, struct lp_pagemap *pm,
 		    struct lp_err *err);
 void lp_pagemap_free(struct lp_pagemap *pm);
 
@@ -129,5 +129,10 @@ int lp_drop_unused_files(struct lp_images *im, struct lp_err *err);
 
 /* index.c: fill t->extents and what belongs to them. */
 int lp_build_index(struct lp_images *im, struct lp_task *t, struct lp_err *err);
+/* The same from the pagemap @file, for what has no VMAs. */
+int lp_build_index_of(struct lp_images *im, struct lp_task *t, const char *file, struct lp_err *err);
+
+/* images.c: all that @im owns, not itself. */
+void lp_images_release(struct lp_images *im);
 
 #endif

@@ -139,17 +139,15 @@ static int add_entry(struct lp_pagemap *pm, size_t *cap, const uint8_t *data, si
 	return 0;
 }
 
-int lp_pagemap_load(struct lp_images *im, const struct lp_imgdir *d, int32_t pid, struct lp_pagemap *pm,
+int lp_pagemap_load(struct lp_images *im, const struct lp_imgdir *d, const char *file, struct lp_pagemap *pm,
 		    struct lp_err *err)
 {
 	struct lp_imgfile f;
 	const uint8_t *data;
 	size_t len, cap = 0;
-	char file[32];
 	int rc;
 
 	memset(pm, 0, sizeof(*pm));
-	snprintf(file, sizeof(file), "pagemap-%" PRId32 ".img", pid);
 	lp_imgdir_name(d, file, pm->name);
 	rc = lp_imgfile_open(&f, d, file, LP_MAGIC_PAGEMAP, im->common, err);
 	if (rc == -ENOENT && d->depth) {

@@ -34,10 +34,4 @@ int lp_whole_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_
 /* Is @name, of the top directory, a file that is another in these forms: of the memory of a task? */
 bool lp_thin_has(const struct lp_images *im, const char *name);
 
-/*
- * Can the other files of the top directory @dirfd (borrowed) be used without
- * the parents? Not when shared memory is in them: -ENOTSUP.
- */
-int lp_thin_check(const struct lp_images *im, int dirfd, struct lp_err *err);
-
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The small images of a checkpoint as clients get them: its thin form (see
- * images/thin.h) and all other image files as they are. The list belongs to
+ * images/thin.h), shared memory without parents, and all other image files as they are. The list belongs to
  * the checkpoint.
  */
 #include <dirent.h>
@@ -16,7 +16,7 @@
 
 #include "serve/internal.h"
 
-static int add(struct ckpt *c, const char *name, uint64_t size, uint8_t *mem, int32_t task)
+static int add(struct ckpt *c, const char *name, uint64_t size, uint8_t *mem, int32_t task, int32_t shared)
 {
 	struct vfile *f = realloc(c->files, (c->nfiles + 1) * sizeof(*f));
 
@@ -26,7 +26,7 @@ static int add(struct ckpt *c, const char *name, uint64_t size, uint8_t *mem, in
 	}
 	c->files = f;
 	f += c->nfiles++;
-	*f = (struct vfile){ .size = size, .mem = mem, .task = task };
+	*f = (struct vfile){ .size = size, .mem = mem, .task = task, .shared = shared };
 	snprintf(f->name, sizeof(f->name), "%s", name);
 	return 0;
 }
@@ -57,16 +57,24 @@ static int add_plain(struct ckpt *c, struct lp_err *err)
 		/* runc keeps descriptors.json beside the images. */
 		if (!ends(e->d_name, ".img") && !ends(e->d_name, ".json"))
 			continue;
-		if (!lp_file_name_ok(e->d_name, strlen(e->d_name)) || lp_thin_has(c->im, e->d_name))
+		if (!lp_file_name_ok(e->d_name, strlen(e->d_name)) || lp_thin_has(c->im, e->d_name) ||
+		    lp_shared_has(c->shared, e->d_name))
 			continue;
 		/* Links could lead out of the checkpoint. */
 		if (fstatat(c->dirfd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode))
 			continue;
-		if (add(c, e->d_name, st.st_size, NULL, -1))
+		if (add(c, e->d_name, st.st_size, NULL, -1, -1))
 			rc = lp_err(err, -ENOMEM, "out of memory");
 	}
 	closedir(d);
 	return rc;
+}
+
+static int only_one(const struct ckpt *c, const char *name, struct lp_err *err)
+{
+	if (files_find(c, (struct lp_str){ name, strlen(name) }) < 0)
+		return 0;
+	return lp_err(err, -ENOTSUP, "%s: it belongs to two tasks, which is not served: dump again", name);
 }
 
 static int add_thin(struct ckpt *c, size_t i, struct lp_err *err)
@@ -75,16 +83,34 @@ static int add_thin(struct ckpt *c, size_t i, struct lp_err *err)
 	char name[48];
 	uint8_t *mem;
 	size_t len;
+	int rc;
 
 	snprintf(name, sizeof(name), "pages-%" PRIu32 ".img", t->pages_id);
-	if (files_find(c, (struct lp_str){ name, strlen(name) }) >= 0)
-		return lp_err(err, -ENOTSUP, "%s: it belongs to two tasks, which is not served: dump again", name);
-	if (add(c, name, t->eager_bytes, NULL, (int32_t)i))
+	rc = only_one(c, name, err);
+	if (rc)
+		return rc;
+	if (add(c, name, t->eager_bytes, NULL, (int32_t)i, -1))
 		return lp_err(err, -ENOMEM, "out of memory");
 	if (lp_thin_pagemap(c->im, t, &mem, &len))
 		return lp_err(err, -ENOMEM, "out of memory");
 	snprintf(name, sizeof(name), "pagemap-%" PRId32 ".img", t->pid);
-	return add(c, name, len, mem, -1) ? lp_err(err, -ENOMEM, "out of memory") : 0;
+	return add(c, name, len, mem, -1, -1) ? lp_err(err, -ENOMEM, "out of memory") : 0;
+}
+
+static int add_shared(struct ckpt *c, size_t i, struct lp_err *err)
+{
+	const struct lp_shared_mem *m = lp_shared_mem(c->shared, i);
+	uint8_t *mem;
+	int rc = only_one(c, m->pages, err);
+
+	if (rc)
+		return rc;
+	mem = malloc(m->len);
+	if (mem)
+		memcpy(mem, m->entries, m->len);
+	if (!mem || add(c, m->pagemap, m->len, mem, -1, -1) || add(c, m->pages, m->bytes, NULL, -1, (int32_t)i))
+		return lp_err(err, -ENOMEM, "out of memory");
+	return 0;
 }
 
 int files_list(struct ckpt *c, struct lp_err *err)
@@ -92,10 +118,12 @@ int files_list(struct ckpt *c, struct lp_err *err)
 	size_t i;
 	int rc;
 
-	rc = lp_thin_check(c->im, c->dirfd, err);
+	rc = lp_shared_open(c->im, c->dir, &c->shared, err);
 	for (i = 0; !rc && i < lp_images_ntasks(c->im); i++)
 		if (lp_images_task(c->im, i)->has_mm)
 			rc = add_thin(c, i, err);
+	for (i = 0; !rc && i < lp_shared_count(c->shared); i++)
+		rc = add_shared(c, i, err);
 	if (!rc)
 		rc = add_plain(c, err);
 	return rc;
@@ -108,6 +136,7 @@ void files_free(struct ckpt *c)
 	for (i = 0; i < c->nfiles; i++)
 		free(c->files[i].mem);
 	free(c->files);
+	lp_shared_close(c->shared);
 }
 
 int files_find(const struct ckpt *c, struct lp_str name)
@@ -192,6 +221,10 @@ ssize_t files_read(const struct ckpt *c, unsigned i, uint64_t off, uint8_t *buf,
 	}
 	if (f->task >= 0)
 		return read_eager(c, lp_images_task(c->im, f->task), off, buf, len);
+	if (f->shared >= 0) {
+		rc = lp_shared_read(c->shared, f->shared, off, buf, len);
+		return rc ? rc : (ssize_t)len;
+	}
 	fd = openat(c->dirfd, f->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd < 0)
 		return -errno;

@@ -23,6 +23,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "images/seal.h"
+#include "images/shared.h"
 #include "images/thin.h"
 #include "net/stream.h"
 #include "proto/proto.h"
@@ -35,7 +36,8 @@ struct vfile {
 	char name[LP_FILE_NAME_MAX + 1];
 	uint64_t size;
 	uint8_t *mem;	/* its contents, or NULL */
-	int32_t task;	/* >= 0: the eager pages of this task, one after the other; else a file of the directory */
+	/* >= 0: the eager pages of this task, or all of this shared memory, one after the other; else a file of the directory */
+	int32_t task, shared;
 };
 
 struct relay;
@@ -55,6 +57,7 @@ struct ckpt {
 	uint8_t ident[LP_IDENT_LEN];
 	struct lp_seal *seal; /* what is read of its pages is verified by it; or NULL */
 	bool on_disk; /* not tmpfs: worth reading ahead */
+	struct lp_shared *shared; /* what parents have of it is brought along; or NULL */
 	struct vfile *files;
 	size_t nfiles;
 	struct relay *relay; /* some of its pages are still to come; or NULL */

@@ -105,26 +105,6 @@ static int make_task(struct relay *r, int dirfd, const struct lp_task *t)
 	return rc;
 }
 
-static bool of_task(const struct relay *r, const char *name)
-{
-	char own[48];
-	size_t i;
-
-	for (i = 0; i < lp_images_ntasks(r->thin); i++) {
-		const struct lp_task *t = lp_images_task(r->thin, i);
-
-		if (!t->has_mm)
-			continue;
-		snprintf(own, sizeof(own), "pagemap-%" PRId32 ".img", t->pid);
-		if (!strcmp(name, own))
-			return true;
-		snprintf(own, sizeof(own), "pages-%" PRIu32 ".img", t->pages_id);
-		if (!strcmp(name, own))
-			return true;
-	}
-	return false;
-}
-
 /* Everything else that is a file. */
 static int copy_others(struct relay *r, int from, int to)
 {
@@ -138,7 +118,7 @@ static int copy_others(struct relay *r, int from, int to)
 	if (!d)
 		return -errno;
 	while (!rc && (e = readdir(d))) {
-		if (fstatat(from, e->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode) || of_task(r, e->d_name))
+		if (fstatat(from, e->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode) || lp_thin_has(r->thin, e->d_name))
 			continue;
 		rc = copy_file(from, to, e->d_name);
 	}
@@ -166,6 +146,21 @@ static int remove_dir(const char *path)
 	return rc ? rc : rmdir(path) ? -errno : 0;
 }
 
+/* What comes here has its parents with the source. */
+static int no_shared(struct relay *r, struct lp_err *err)
+{
+	struct lp_shared *s;
+	int rc = lp_shared_open(r->thin, r->from, &s, err);
+
+	if (s)
+		rc = lp_err(err, -ENOTSUP,
+			    "%s: some of its pages are in the parent, which stays behind: copy the checkpoint with its "
+			    "parents, or make a full dump",
+			    lp_shared_mem(s, 0)->pagemap);
+	lp_shared_close(s);
+	return rc;
+}
+
 int relay_make_dir(struct relay *r, struct lp_err *err)
 {
 	const char *slash = strrchr(r->from, '/');
@@ -183,7 +178,7 @@ int relay_make_dir(struct relay *r, struct lp_err *err)
 	if (!rc) {
 		from = open(r->from, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		to = open(r->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		rc = from < 0 || to < 0 ? -errno : lp_thin_check(r->thin, from, err);
+		rc = from < 0 || to < 0 ? -errno : no_shared(r, err);
 		if (rc && err->msg[0])
 			goto out;
 	}

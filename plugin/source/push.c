@@ -16,6 +16,7 @@
 
 #include "images/images.h"
 #include "images/seal.h"
+#include "images/shared.h"
 #include "images/thin.h"
 #include "source/push.h"
 #include "source/remote_int.h"
@@ -36,6 +37,7 @@ struct push {
 	uint8_t *buf; /* header and meta, then LP_DATA_MAX of data */
 	struct lp_images *im; /* it has parents; else NULL */
 	struct lp_seal *seal; /* of im, or NULL */
+	struct lp_shared *shared;
 };
 
 #define HEAD_CAP (LP_FRAME_HEADER + LP_META_TO_SERVER)
@@ -125,9 +127,22 @@ static int push_file(struct push *p, const char *name, struct lp_err *err)
 	return rc;
 }
 
-static int push_pagemap(struct push *p, const struct lp_task *t, struct lp_err *err)
+static int push_mem(struct push *p, const char *name, const uint8_t *mem, size_t len, struct lp_err *err)
 {
 	uint64_t off = 0;
+	int rc;
+
+	do {
+		size_t n = len - off < LP_DATA_MAX ? len - off : LP_DATA_MAX;
+
+		memcpy(p->buf + HEAD_CAP, mem + off, n);
+		rc = push_data(p, name, &off, n, err);
+	} while (!rc && off < len);
+	return rc;
+}
+
+static int push_pagemap(struct push *p, const struct lp_task *t, struct lp_err *err)
+{
 	uint8_t *mem;
 	char name[48];
 	size_t len;
@@ -136,13 +151,26 @@ static int push_pagemap(struct push *p, const struct lp_task *t, struct lp_err *
 	if (lp_whole_pagemap(p->im, t, &mem, &len))
 		return lp_err(err, -ENOMEM, "out of memory");
 	snprintf(name, sizeof(name), "pagemap-%" PRId32 ".img", t->pid);
-	do {
-		size_t n = len - off < LP_DATA_MAX ? len - off : LP_DATA_MAX;
-
-		memcpy(p->buf + HEAD_CAP, mem + off, n);
-		rc = push_data(p, name, &off, n, err);
-	} while (!rc && off < len);
+	rc = push_mem(p, name, mem, len, err);
 	free(mem);
+	return rc;
+}
+
+static int push_shared(struct push *p, size_t i, struct lp_err *err)
+{
+	const struct lp_shared_mem *m = lp_shared_mem(p->shared, i);
+	uint64_t off = 0;
+	int rc = push_mem(p, m->pagemap, m->entries, m->len, err);
+
+	while (!rc && off < m->bytes) {
+		size_t n = m->bytes - off < LP_DATA_MAX ? m->bytes - off : LP_DATA_MAX;
+
+		rc = lp_shared_read(p->shared, i, off, p->buf + HEAD_CAP, n);
+		if (rc)
+			rc = lp_err_sys(err, rc, "%s/%s, or the same of a parent", p->dir, m->pages);
+		else
+			rc = push_data(p, m->pages, &off, n, err);
+	}
 	return rc;
 }
 
@@ -186,7 +214,7 @@ static int push_pages(struct push *p, const struct lp_task *t, struct lp_err *er
 static int push_tasks(struct push *p, struct lp_err *err)
 {
 	size_t i, k;
-	int rc = lp_thin_check(p->im, p->dirfd, err);
+	int rc = 0;
 
 	for (i = 0; !rc && i < lp_images_ntasks(p->im); i++) {
 		const struct lp_task *t = lp_images_task(p->im, i), *o;
@@ -203,6 +231,8 @@ static int push_tasks(struct push *p, struct lp_err *err)
 		if (!rc)
 			rc = push_pages(p, t, err);
 	}
+	for (i = 0; !rc && i < lp_shared_count(p->shared); i++)
+		rc = push_shared(p, i, err);
 	return rc;
 }
 
@@ -228,7 +258,9 @@ static int find_parents(struct push *p, struct lp_err *err)
 	if (faccessat(p->dirfd, "parent", F_OK, 0) || !has_pagemaps(p))
 		return 0;
 	rc = lp_images_open(p->dir, &p->im, err);
-	return rc ? rc : lp_seal_open(p->im, p->dir, LP_VERIFY_AUTO, &p->seal, err);
+	if (!rc)
+		rc = lp_seal_open(p->im, p->dir, LP_VERIFY_AUTO, &p->seal, err);
+	return rc ? rc : lp_shared_open(p->im, p->dir, &p->shared, err);
 }
 
 static bool wanted(const struct push *p, const char *name)
@@ -238,7 +270,7 @@ static bool wanted(const struct push *p, const char *name)
 
 	return name[0] != '.' && dot && (!strcmp(dot, ".img") || !strcmp(dot, ".json")) &&
 	       lp_file_name_ok(name, strlen(name)) && !(p->im && lp_thin_has(p->im, name)) &&
-	       !fstatat(p->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) &&
+	       !lp_shared_has(p->shared, name) && !fstatat(p->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) &&
 	       S_ISREG(st.st_mode);
 }
 
@@ -302,6 +334,7 @@ int lp_push(const struct lp_url *url, struct lp_tls *tls, const char *dir, bool 
 			rc = session(&p, replace, err);
 	}
 	lp_stream_close(&p.s);
+	lp_shared_close(p.shared);
 	lp_seal_close(p.seal);
 	if (p.im)
 		lp_images_close(p.im);

@@ -7,6 +7,7 @@
  * own on /dev/shm, opened, and when it opens, everything in it is looked at.
  * Selectors and files are in images_fuzz.h. Checks of the results abort.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include "images/images.h"
+#include "images/shared.h"
 #include "test/fuzz/images_fuzz.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
@@ -208,6 +210,30 @@ static void check_task(const struct lp_images *im, const struct lp_task *t)
 	MUST(!lp_task_lazy_ranges(t, see_range, &s) && s.bytes <= t->lazy_bytes);
 }
 
+/* Shared memory: as many bytes as it says, not more, and a pagemap that can be read again. */
+static void check_shared(const struct lp_images *im)
+{
+	struct lp_err err = { "" };
+	struct lp_shared *s;
+	uint8_t buf[4096];
+	uint64_t off;
+	size_t i;
+
+	if (lp_shared_open(im, root, &s, &err)) {
+		MUST(!s && err.msg[0] && !strchr(err.msg, '\n'));
+		return;
+	}
+	for (i = 0; i < lp_shared_count(s); i++) {
+		const struct lp_shared_mem *m = lp_shared_mem(s, i);
+
+		MUST(m->len && m->bytes && lp_shared_has(s, m->pagemap) && lp_shared_has(s, m->pages));
+		for (off = 0; off < m->bytes && off < 100 * sizeof(buf); off += sizeof(buf))
+			MUST(!lp_shared_read(s, i, off, buf, sizeof(buf)));
+		MUST(lp_shared_read(s, i, m->bytes - 1, buf, 2) == -EINVAL);
+	}
+	lp_shared_close(s);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct lp_err err = { "" };
@@ -220,6 +246,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	} else {
 		for (i = 0; i < lp_images_ntasks(im); i++)
 			check_task(im, lp_images_task(im, i));
+		check_shared(im);
 		lp_images_close(im);
 	}
 	wipe();

@@ -13,10 +13,11 @@ static const char *const if_names[] = {
 	"inventory.img",	"pstree.img",	       "core-1.img",	    "core-2.img",	 "mm-1.img",
 	"mm-2.img",		"pagemap-1.img",       "pagemap-2.img",	    "pages-1.img",	 "pages-2.img",
 	"p/pagemap-1.img",	"p/pagemap-2.img",     "p/pages-1.img",	    "p/pages-2.img",	 "p/q/pagemap-1.img",
-	"p/q/pagemap-2.img",	"p/q/pages-1.img",     "p/q/pages-2.img",
+	"p/q/pagemap-2.img",	"p/q/pages-1.img",     "p/q/pages-2.img",   "pagemap-shmem-7.img", "pages-3.img",
+	"p/pagemap-shmem-7.img", "p/pages-3.img",
 };
 
-#define IF_NFILES   18
+#define IF_NFILES   22
 /* Selectors of the links; the first byte of the contents is the target. */
 #define IF_LINK	    200
 #define IF_NTARGETS 6

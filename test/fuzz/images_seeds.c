@@ -76,6 +76,21 @@ static void write_level(const char *tmp, const char *sub, const struct ib_image 
 	ok(ib_write(path, im));
 }
 
+/* Shared memory of the directory @tmp/@sub. */
+static void write_shared(const char *tmp, const char *sub, const struct ib_image *im, const struct ib_ent *ents, size_t n)
+{
+	static const uint8_t pages[8 * IB_PAGE];
+	const struct ib_task t = { .pid = 7, .pages_id = 3, .ents = ents, .nents = n };
+	char dir[PATH_MAX / 2], from[PATH_MAX], to[PATH_MAX];
+
+	snprintf(dir, sizeof(dir), "%s%s", tmp, sub);
+	snprintf(from, sizeof(from), "%s/pagemap-7.img", dir);
+	snprintf(to, sizeof(to), "%s/pagemap-shmem-7.img", dir);
+	ok(ib_write_pagemap(dir, im, &t));
+	ok(rename(from, to));
+	ok(ib_save(dir, "pages-3.img", pages, sizeof(pages)));
+}
+
 static void seed(const char *out, unsigned nr, unsigned levels, uint32_t version)
 {
 	const struct ib_vma vmas[] = { IB_ANON(PG(0), 8), IB_ANON(PG(8), 8),
@@ -88,6 +103,11 @@ static void seed(const char *out, unsigned nr, unsigned levels, uint32_t version
 				      { .vaddr = PG(2), .nr = 8, .flags = IB_PARENT },
 				      { .vaddr = PG(10), .nr = 2, .flags = IB_LAZY },
 				      { .vaddr = PG(21), .nr = 1, .flags = IB_PRESENT } };
+	/* Offsets. */
+	const struct ib_ent shm[] = { { .vaddr = 0, .nr = 2, .flags = IB_PRESENT },
+				      { .vaddr = 2 * IB_PAGE, .nr = 4, .flags = IB_PARENT },
+				      { .vaddr = 7 * IB_PAGE, .nr = 1, .flags = IB_PRESENT } };
+	const struct ib_ent shm_low[] = { { .vaddr = 0, .nr = 8, .flags = IB_PRESENT } };
 	struct ib_task t[2] = { { .pid = 1, .pages_id = 1, .vmas = vmas, .nvmas = 4 },
 				{ .pid = 2, .ppid = 1, .pages_id = 2, .vmas = vmas, .nvmas = 4 } };
 	struct ib_image im = { .tasks = t, .ntasks = 2, .version = version };
@@ -102,12 +122,15 @@ static void seed(const char *out, unsigned nr, unsigned levels, uint32_t version
 		t[1].state = IB_ZOMBIE;
 	im.parent = levels ? "p" : NULL;
 	write_level(tmp, "", &im);
+	if (levels)
+		write_shared(tmp, "", &im, shm, 3);
 	im.predump = true;
 	if (levels) {
 		im.parent = levels > 1 ? "q" : NULL;
 		t[0].ents = levels > 1 ? mid : low;
 		t[0].nents = levels > 1 ? 2 : 1;
 		write_level(tmp, "/p", &im);
+		write_shared(tmp, "/p", &im, shm_low, 1);
 	}
 	if (levels > 1) {
 		im.parent = NULL;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * A checkpoint for tests of the network: mkckpt DIR MEGABYTES [SEED]. Two tasks;
- * fragmented and large mappings, zeros among the pages, eager pages, a parent.
+ * fragmented and large mappings, zeros among the pages, eager pages, a parent;
+ * shared memory that is in both.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -55,11 +56,40 @@ static void fill(const char *dir, unsigned id, unsigned seed)
 	close(fd);
 }
 
+/* pagemap-shmem-77.img of the directory @dir, and what it describes. */
+static void shared(const char *dir, const struct ib_image *im, const struct ib_ent *ents, size_t n, unsigned id, unsigned seed)
+{
+	const struct ib_task t = { .pid = 4000, .pages_id = id, .ents = ents, .nents = n };
+	char from[300], to[300];
+	uint64_t pages = 0;
+	size_t i;
+	int fd;
+
+	ok(ib_write_pagemap(dir, im, &t), dir);
+	snprintf(from, sizeof(from), "%s/pagemap-4000.img", dir);
+	snprintf(to, sizeof(to), "%s/pagemap-shmem-77.img", dir);
+	ok(rename(from, to), to);
+	for (i = 0; i < n; i++)
+		pages += ents[i].flags & IB_PRESENT ? ents[i].nr : 0;
+	snprintf(to, sizeof(to), "%s/pages-%u.img", dir, id);
+	fd = open(to, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	ok(fd < 0 ? -errno : 0, to);
+	ok(ftruncate(fd, (off_t)(pages * IB_PAGE)), to);
+	close(fd);
+	fill(dir, id, seed);
+}
+
 int main(int argc, char **argv)
 {
 	uint64_t mb = argc > 2 ? strtoull(argv[2], NULL, 10) : 0, pages = mb * 256;
 	unsigned seed = argc > 3 ? strtoul(argv[3], NULL, 10) : 1, i;
 	static struct ib_ent frag[2 * HOLES + 4];
+	/* Offsets, not addresses. */
+	static const struct ib_ent shm[] = { { .vaddr = 0, .nr = 4, .flags = IB_PRESENT },
+					     { .vaddr = 4 * IB_PAGE, .nr = 8, .flags = IB_PARENT },
+					     { .vaddr = 20 * IB_PAGE, .nr = 2, .flags = IB_PRESENT } };
+	static const struct ib_ent shm_low[] = { { .vaddr = 0, .nr = 10, .flags = IB_PRESENT },
+						 { .vaddr = 10 * IB_PAGE, .nr = 5, .flags = IB_PRESENT } };
 	struct ib_ent low[1], big[3];
 	struct ib_vma vmas[2];
 	struct ib_task t[2] = { { .pid = 1, .pages_id = 1 }, { .pid = 2, .ppid = 1, .pages_id = 2 } };
@@ -92,6 +122,7 @@ int main(int argc, char **argv)
 	ok(ib_write(argv[1], &im), argv[1]);
 	fill(argv[1], 1, seed);
 	fill(argv[1], 2, seed + 1);
+	shared(argv[1], &im, shm, 3, 3, seed + 3);
 	im.parent = NULL;
 	im.predump = true;
 	im.ntasks = 1;
@@ -101,5 +132,6 @@ int main(int argc, char **argv)
 	snprintf(parent, sizeof(parent), "%s/parent-1", argv[1]);
 	ok(ib_write(parent, &im), parent);
 	fill(parent, 1, seed + 2);
+	shared(parent, &im, shm_low, 2, 9, seed + 4);
 	return 0;
 }
