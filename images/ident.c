@@ -52,9 +52,30 @@ static int add_file(XXH3_state_t *h, const struct lp_imgdir *d, const char *name
 	return rc;
 }
 
+struct ranges {
+	XXH3_state_t *h;
+	uint64_t start, end;
+};
+
+/* Pieces that follow each other are one range, whatever files they are in. */
+static int add_range(void *arg, const struct lp_extent *piece, bool lazy)
+{
+	struct ranges *r = arg;
+
+	if (!lazy)
+		return 0;
+	if (piece->start != r->end || r->end == 0) {
+		add_u64(r->h, r->start);
+		add_u64(r->h, r->end);
+		r->start = piece->start;
+	}
+	r->end = piece->end;
+	return 0;
+}
+
 static void add_task(XXH3_state_t *h, const struct lp_task *t)
 {
-	uint64_t start = 0, end = 0;
+	struct ranges r = { .h = h };
 	size_t i;
 
 	add_u64(h, (uint32_t)t->pid);
@@ -69,21 +90,9 @@ static void add_task(XXH3_state_t *h, const struct lp_task *t)
 		add_u64(h, v->madv);
 		add_u64(h, v->lazy);
 	}
-	/* Extents are cut where their files change: join them again. */
-	for (i = 0; i < t->nextents; i++) {
-		const struct lp_extent *x = &t->extents[i];
-
-		if (!x->lazy)
-			continue;
-		if (x->start != end || end == 0) {
-			add_u64(h, start);
-			add_u64(h, end);
-			start = x->start;
-		}
-		end = x->end;
-	}
-	add_u64(h, start);
-	add_u64(h, end);
+	(void)lp_thin_pieces(t, add_range, &r);
+	add_u64(h, r.start);
+	add_u64(h, r.end);
 }
 
 static int add_all(XXH3_state_t *h, const struct lp_images *im, const struct lp_imgdir *d, struct lp_err *err)

@@ -10,49 +10,119 @@
 #include "images/pmwrite.h"
 #include "images/thin.h"
 
-static uint32_t thin_flags(const struct lp_extent *x)
+int lp_thin_pieces(const struct lp_task *t, int (*fn)(void *arg, const struct lp_extent *piece, bool lazy), void *arg)
 {
-	return x->lazy ? LP_PE_LAZY : LP_PE_PRESENT;
+	size_t i, v = 0;
+	int rc = 0;
+
+	for (i = 0; !rc && i < t->nextents; i++) {
+		struct lp_extent x = t->extents[i];
+		uint64_t end = x.end;
+
+		for (; !rc && x.start < end; x.off += x.end - x.start, x.start = x.end) {
+			bool lazy = false;
+
+			while (v < t->nvmas && t->vmas[v].end <= x.start)
+				v++;
+			x.end = end;
+			if (v < t->nvmas && t->vmas[v].start > x.start) {
+				x.end = t->vmas[v].start < end ? t->vmas[v].start : end;
+			} else if (v < t->nvmas) {
+				x.end = t->vmas[v].end < end ? t->vmas[v].end : end;
+				lazy = t->vmas[v].lazy;
+			}
+			rc = fn(arg, &x, lazy || x.lazy);
+		}
+	}
+	return rc;
 }
 
-static uint32_t whole_flags(const struct lp_extent *x)
+static int add_eager(void *arg, const struct lp_extent *piece, bool lazy)
 {
-	return (x->lazy ? LP_PE_LAZY : 0) | (x->kind == LP_EXT_DATA ? LP_PE_PRESENT : 0);
+	uint64_t *sum = arg;
+
+	*sum += lazy ? 0 : piece->end - piece->start;
+	return 0;
 }
 
-static int write_pagemap(const struct lp_images *im, const struct lp_task *t, uint32_t (*flags)(const struct lp_extent *),
-			 uint8_t **buf, size_t *len)
+uint64_t lp_thin_eager(const struct lp_task *t)
 {
-	struct lp_pmw b = { 0 };
-	size_t i, k;
+	uint64_t sum = 0;
+
+	(void)lp_thin_pieces(t, add_eager, &sum);
+	return sum;
+}
+
+static int find_mixed(void *arg, const struct lp_extent *piece, bool lazy)
+{
+	uint64_t *addr = arg;
+
+	*addr = piece->start;
+	return lazy && !piece->lazy;
+}
+
+const struct lp_task *lp_thin_mixed(const struct lp_images *im, uint64_t *addr)
+{
+	size_t i;
+
+	for (i = 0; !im->depth && i < im->ntasks; i++)
+		if (lp_thin_pieces(&im->tasks[i], find_mixed, addr))
+			return &im->tasks[i];
+	return NULL;
+}
+
+struct writer {
+	struct lp_pmw b;
+	bool whole;
+	/* What is not written yet. */
+	uint64_t start, end;
+	uint32_t flags;
+};
+
+static int write_piece(void *arg, const struct lp_extent *piece, bool lazy)
+{
+	struct writer *w = arg;
+	bool present = w->whole ? piece->kind == LP_EXT_DATA : !lazy;
+	uint32_t flags = (lazy ? LP_PE_LAZY : 0) | (present ? LP_PE_PRESENT : 0);
+	int rc = 0;
+
+	/* Extents are also cut where their files change: that is over here. */
+	if (piece->start != w->end || flags != w->flags) {
+		rc = w->end ? lp_pmw_add(&w->b, w->start, w->end, w->flags) : 0;
+		w->start = piece->start;
+		w->flags = flags;
+	}
+	w->end = piece->end;
+	return rc;
+}
+
+static int write_pagemap(const struct lp_images *im, const struct lp_task *t, bool whole, uint8_t **buf, size_t *len)
+{
+	struct writer w = { .whole = whole };
 	int rc;
 
-	rc = lp_pmw_head(&b, im->common == LP_COMMON_YES, t->pages_id);
-	for (i = 0; !rc && i < t->nextents; i = k) {
-		/* Extents are also cut where their files change: that is over here. */
-		for (k = i + 1; k < t->nextents; k++)
-			if (t->extents[k].start != t->extents[k - 1].end ||
-			    flags(&t->extents[k]) != flags(&t->extents[i]))
-				break;
-		rc = lp_pmw_add(&b, t->extents[i].start, t->extents[k - 1].end, flags(&t->extents[i]));
-	}
+	rc = lp_pmw_head(&w.b, im->common == LP_COMMON_YES, t->pages_id);
+	if (!rc)
+		rc = lp_thin_pieces(t, write_piece, &w);
+	if (!rc && w.end)
+		rc = lp_pmw_add(&w.b, w.start, w.end, w.flags);
 	if (rc) {
-		free(b.p);
+		free(w.b.p);
 		return rc;
 	}
-	*buf = b.p;
-	*len = b.n;
+	*buf = w.b.p;
+	*len = w.b.n;
 	return 0;
 }
 
 int lp_thin_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_t **buf, size_t *len)
 {
-	return write_pagemap(im, t, thin_flags, buf, len);
+	return write_pagemap(im, t, false, buf, len);
 }
 
 int lp_whole_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_t **buf, size_t *len)
 {
-	return write_pagemap(im, t, whole_flags, buf, len);
+	return write_pagemap(im, t, true, buf, len);
 }
 
 bool lp_thin_has(const struct lp_images *im, const char *name)

@@ -9,6 +9,12 @@
  *
  * The *whole* form has all bytes, but no parents: of each task the bytes of its
  * extents one after the other.
+ *
+ * In both, all pages of VMAs that are lazy are lazy. In the checkpoint those that
+ * are in a parent are not, as CRIU marks them so. But a page that CRIU puts into a
+ * VMA before it registers it may come as a huge page, zeros and all, and then there
+ * is no fault for its neighbours. So CRIU does without huge pages, but only if it
+ * sees a parent (maybe_disable_thp() in its mem.c).
  */
 #ifndef LP_IMAGES_THIN_H
 #define LP_IMAGES_THIN_H
@@ -19,8 +25,8 @@
 
 /*
  * Which checkpoint is this? The same for a checkpoint and its thin form: over
- * inventory, process tree, cores of the tasks, VMAs and lazy ranges, but not
- * over where the bytes are. @dir: where @im was opened.
+ * inventory, process tree, cores of the tasks, VMAs and the ranges that are lazy
+ * in the thin form, but not over where the bytes are. @dir: where @im was opened.
  */
 int lp_images_ident(const struct lp_images *im, const char *dir, uint8_t ident[LP_IMAGES_IDENT_LEN],
 		    struct lp_err *err);
@@ -30,6 +36,20 @@ int lp_thin_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_t
 
 /* The same in the whole form. */
 int lp_whole_pagemap(const struct lp_images *im, const struct lp_task *t, uint8_t **buf, size_t *len);
+
+/*
+ * The extents of @t, cut where lazy VMAs begin and end; @lazy: in these forms. One
+ * call of @fn for each; a non-zero return stops and is handed back.
+ */
+int lp_thin_pieces(const struct lp_task *t, int (*fn)(void *arg, const struct lp_extent *piece, bool lazy), void *arg);
+/* Bytes of @t that are not lazy then: the size of its thin pages file. */
+uint64_t lp_thin_eager(const struct lp_task *t);
+
+/*
+ * The task of which CRIU puts pages into lazy VMAs by itself, at *@addr first,
+ * without a parent for which it does without huge pages; NULL: none.
+ */
+const struct lp_task *lp_thin_mixed(const struct lp_images *im, uint64_t *addr);
 
 /* Is @name, of the top directory, a file that is another in these forms: of the memory of a task? */
 bool lp_thin_has(const struct lp_images *im, const char *name);

@@ -89,7 +89,7 @@ static int add_thin(struct ckpt *c, size_t i, struct lp_err *err)
 	rc = only_one(c, name, err);
 	if (rc)
 		return rc;
-	if (add(c, name, t->eager_bytes, NULL, (int32_t)i, -1))
+	if (add(c, name, lp_thin_eager(t), NULL, (int32_t)i, -1))
 		return lp_err(err, -ENOMEM, "out of memory");
 	if (lp_thin_pagemap(c->im, t, &mem, &len))
 		return lp_err(err, -ENOMEM, "out of memory");
@@ -180,29 +180,39 @@ int ckpt_pread(const struct ckpt *c, uint32_t file, uint64_t off, void *buf, siz
 	return rc;
 }
 
-static ssize_t read_eager(const struct ckpt *c, const struct lp_task *t, uint64_t off, uint8_t *buf, size_t len)
+struct eager_read {
+	const struct ckpt *c;
+	uint64_t off; /* from the next piece on */
+	uint8_t *buf;
+	size_t got, len;
+};
+
+static int read_piece(void *arg, const struct lp_extent *piece, bool lazy)
 {
-	size_t i, got = 0, part;
+	struct eager_read *r = arg;
+	uint64_t size = piece->end - piece->start;
+	size_t part;
 	int rc;
 
-	for (i = 0; i < t->nextents && got < len; i++) {
-		const struct lp_extent *x = &t->extents[i];
-		uint64_t size = x->end - x->start;
-
-		if (x->lazy)
-			continue;
-		if (off >= size) {
-			off -= size;
-			continue;
-		}
-		part = size - off < len - got ? size - off : len - got;
-		rc = ckpt_pread(c, x->file, x->off + off, buf + got, part);
-		if (rc)
-			return rc;
-		got += part;
-		off = 0;
+	if (lazy)
+		return 0;
+	if (r->off >= size) {
+		r->off -= size;
+		return 0;
 	}
-	return (ssize_t)got;
+	part = size - r->off < r->len - r->got ? size - r->off : r->len - r->got;
+	rc = ckpt_pread(r->c, piece->file, piece->off + r->off, r->buf + r->got, part);
+	r->got += part;
+	r->off = 0;
+	return rc ? rc : r->got == r->len;
+}
+
+static ssize_t read_eager(const struct ckpt *c, const struct lp_task *t, uint64_t off, uint8_t *buf, size_t len)
+{
+	struct eager_read r = { .c = c, .off = off, .buf = buf, .len = len };
+	int rc = lp_thin_pieces(t, read_piece, &r);
+
+	return rc < 0 ? rc : (ssize_t)r.got;
 }
 
 ssize_t files_read(const struct ckpt *c, unsigned i, uint64_t off, uint8_t *buf, size_t len)

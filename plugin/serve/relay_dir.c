@@ -65,43 +65,56 @@ static int copy_file(int from, int to, const char *name)
 	return rc;
 }
 
+struct maker {
+	struct relay *r;
+	struct lp_pmw w;
+	int fd;
+	uint64_t at;
+};
+
+/* There are no parents here, so that all pages of lazy VMAs are lazy: see images/thin.h. */
+static int make_piece(void *arg, const struct lp_extent *x, bool lazy)
+{
+	struct maker *m = arg;
+	int rc;
+
+	rc = lp_pmw_add(&m->w, x->start, x->end, LP_PE_PRESENT | (lazy ? LP_PE_LAZY : 0));
+	if (!rc && x->kind == LP_EXT_DATA)
+		rc = copy_bytes(lp_images_file(m->r->thin, x->file)->fd, x->off, m->fd, m->at, x->end - x->start);
+	m->at += x->end - x->start;
+	return rc;
+}
+
 /* Pagemap and pages file of @t. */
 static int make_task(struct relay *r, int dirfd, const struct lp_task *t)
 {
-	struct lp_pmw w = { 0 };
-	uint64_t at = 0;
+	struct maker m = { .r = r };
 	char name[48];
-	size_t i;
 	int fd, rc;
 
 	snprintf(name, sizeof(name), "pages-%" PRIu32 ".img", t->pages_id);
 	fd = create(dirfd, name);
 	if (fd < 0)
 		return fd;
-	rc = lp_pmw_head(&w, true, t->pages_id);
-	for (i = 0; !rc && i < t->nextents; i++) {
-		const struct lp_extent *x = &t->extents[i];
-
-		rc = lp_pmw_add(&w, x->start, x->end, LP_PE_PRESENT | (x->lazy ? LP_PE_LAZY : 0));
-		if (!rc && x->kind == LP_EXT_DATA)
-			rc = copy_bytes(lp_images_file(r->thin, x->file)->fd, x->off, fd, at, x->end - x->start);
-		at += x->end - x->start;
-	}
+	m.fd = fd;
+	rc = lp_pmw_head(&m.w, true, t->pages_id);
+	if (!rc)
+		rc = lp_thin_pieces(t, make_piece, &m);
 	/* Now, not in the middle of the drain. */
-	if (!rc && at)
-		rc = -posix_fallocate(fd, 0, (off_t)at);
+	if (!rc && m.at)
+		rc = -posix_fallocate(fd, 0, (off_t)m.at);
 	if (close(fd) && !rc)
 		rc = -errno;
 	snprintf(name, sizeof(name), "pagemap-%" PRId32 ".img", t->pid);
 	fd = rc ? rc : create(dirfd, name);
 	if (fd >= 0) {
-		rc = write(fd, w.p, w.n) == (ssize_t)w.n ? 0 : errno ? -errno : -EIO;
+		rc = write(fd, m.w.p, m.w.n) == (ssize_t)m.w.n ? 0 : errno ? -errno : -EIO;
 		if (close(fd) && !rc)
 			rc = -errno;
 	} else {
 		rc = fd;
 	}
-	free(w.p);
+	free(m.w.p);
 	return rc;
 }
 

@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "images/images.h"
+#include "images/thin.h"
 #include "test/lib/imgbuild.h"
 
 #define N(a) (sizeof(a) / sizeof((a)[0]))
@@ -226,6 +227,83 @@ static void test_two_parents(void **state)
 	assert_string_equal(lp_images_file(im, lp_task_lookup(t, PG(2), NULL)->file)->name, "parent/parent/pages-3.img");
 	assert_int_equal(lp_images_file(im, lp_task_lookup(t, PG(4), NULL)->file)->depth, 1);
 	lp_images_close(im);
+}
+
+/* The pagemap @buf, which is freed, in the place of that in the checkpoint @dir; @pages of its pages file are there. */
+static struct lp_images *with_pagemap(const char *dir, uint8_t *buf, size_t len, size_t pages)
+{
+	uint8_t *zero = calloc(pages, IB_PAGE);
+
+	assert_non_null(zero);
+	assert_int_equal(ib_save(dir, "pagemap-17.img", buf, len), 0);
+	assert_int_equal(ib_save(dir, "pages-1.img", zero, pages * IB_PAGE), 0);
+	free(zero);
+	free(buf);
+	return open_ok(dir);
+}
+
+/*
+ * Where CRIU would fill pages of a lazy VMA without seeing a parent, huge pages
+ * would put zeros beside them: in the thin and the whole form these are lazy.
+ * It stays the same checkpoint.
+ */
+static void test_thin(void **state)
+{
+	struct fixture *f = *state;
+	const struct ib_vma vmas[] = { IB_ANON(PG(0), 64),
+				       { .start = PG(64), .end = PG(70), .flags = MAP_PRIVATE, .status = IB_REGULAR } };
+	const struct ib_ent e1[] = { { .vaddr = PG(0), .nr = 70, .flags = IB_PRESENT } };
+	const struct ib_ent e0[] = { { .vaddr = PG(2), .nr = 8, .flags = IB_PARENT },
+				     { .vaddr = PG(10), .nr = 1, .flags = IB_PRESENT | IB_LAZY },
+				     { .vaddr = PG(11), .nr = 2, .flags = IB_PARENT | IB_LAZY },
+				     { .vaddr = PG(60), .nr = 8, .flags = IB_PARENT } };
+	struct ib_task task = { .pid = 17, .pages_id = 1, .vmas = vmas, .nvmas = 2, .ents = e1, .nents = 1 };
+	struct ib_image ib = { .tasks = &task, .ntasks = 1, .predump = true };
+	uint8_t ident[3][LP_IMAGES_IDENT_LEN], *thin, *whole;
+	struct lp_err err = { "" };
+	size_t nthin, nwhole;
+	struct lp_images *im;
+	uint64_t addr = 0;
+
+	assert_int_equal(ib_write(f->path[1], &ib), 0);
+	ib.predump = false;
+	task.ents = e0;
+	task.nents = N(e0);
+	ib.parent = "../1";
+	assert_int_equal(ib_write(f->path[0], &ib), 0);
+	im = open_ok(f->path[0]);
+	assert_null(lp_thin_mixed(im, &addr));
+	assert_int_equal(lp_images_task(im, 0)->eager_bytes, 16 * IB_PAGE);
+	assert_int_equal(lp_thin_eager(lp_images_task(im, 0)), 4 * IB_PAGE);
+	assert_int_equal(lp_thin_pagemap(im, lp_images_task(im, 0), &thin, &nthin), 0);
+	assert_int_equal(lp_whole_pagemap(im, lp_images_task(im, 0), &whole, &nwhole), 0);
+	assert_int_equal(lp_images_ident(im, f->path[0], ident[0], &err), 0);
+	lp_images_close(im);
+	/* The same tasks; CRIU would fill PG(0) by itself, and see no parent. */
+	task.ents = e1;
+	task.nents = 1;
+	ib.parent = NULL;
+	assert_int_equal(ib_write(f->path[2], &ib), 0);
+	im = open_ok(f->path[2]);
+	assert_ptr_equal(lp_thin_mixed(im, &addr), lp_images_task(im, 0));
+	assert_int_equal(addr, PG(0));
+	lp_images_close(im);
+	im = with_pagemap(f->path[2], thin, nthin, 4);
+	assert_null(lp_thin_mixed(im, &addr));
+	assert_int_equal(lp_images_task(im, 0)->lazy_bytes, 15 * IB_PAGE);
+	assert_int_equal(lp_task_lookup(lp_images_task(im, 0), PG(5), NULL)->kind, LP_EXT_SOURCE);
+	assert_int_equal(lp_task_lookup(lp_images_task(im, 0), PG(64), NULL)->off, 0);
+	assert_int_equal(lp_images_ident(im, f->path[2], ident[1], &err), 0);
+	lp_images_close(im);
+	im = with_pagemap(f->path[2], whole, nwhole, 19);
+	assert_null(lp_thin_mixed(im, &addr));
+	assert_int_equal(lp_images_task(im, 0)->lazy_bytes, 15 * IB_PAGE);
+	assert_int_equal(lp_images_task(im, 0)->eager_bytes, 4 * IB_PAGE);
+	assert_int_equal(lp_task_lookup(lp_images_task(im, 0), PG(64), NULL)->off, 15 * IB_PAGE);
+	assert_int_equal(lp_images_ident(im, f->path[2], ident[2], &err), 0);
+	lp_images_close(im);
+	assert_memory_equal(ident[0], ident[1], sizeof(ident[0]));
+	assert_memory_equal(ident[0], ident[2], sizeof(ident[0]));
 }
 
 /* A task born after the pre-dump has nothing in the parent; unused files are dropped. */
@@ -551,6 +629,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_forms, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_versions, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_two_parents, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_thin, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_born_later, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_vmas, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_six_gib, setup, teardown),
