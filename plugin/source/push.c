@@ -194,7 +194,7 @@ static int push_pages(struct push *p, const struct lp_task *t, struct lp_err *er
 	int rc = 0;
 
 	snprintf(name, sizeof(name), "pages-%" PRIu32 ".img", t->pages_id);
-	for (i = 0; i < t->nextents; i++) {
+	for (i = 0; !rc && i < t->nextents; i++) {
 		const struct lp_extent *x = &t->extents[i];
 		uint64_t len = x->kind == LP_EXT_DATA ? x->end - x->start : 0, n;
 
