@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "images/internal.h"
 #include "images/pmwrite.h"
@@ -53,22 +54,40 @@ uint64_t lp_thin_eager(const struct lp_task *t)
 	return sum;
 }
 
+struct mixed {
+	const struct lp_task *t;
+	bool stacks; /* they may have huge pages */
+	uint64_t addr;
+	size_t v;
+};
+
 static int find_mixed(void *arg, const struct lp_extent *piece, bool lazy)
 {
-	uint64_t *addr = arg;
+	struct mixed *m = arg;
 
-	*addr = piece->start;
-	return lazy && !piece->lazy;
+	if (!lazy || piece->lazy)
+		return 0;
+	while (m->v < m->t->nvmas && m->t->vmas[m->v].end <= piece->start)
+		m->v++;
+	m->addr = piece->start;
+	return m->stacks || m->v == m->t->nvmas || !(m->t->vmas[m->v].flags & MAP_GROWSDOWN);
 }
 
-const struct lp_task *lp_thin_mixed(const struct lp_images *im, uint64_t *addr)
+bool lp_thin_mixed(const struct lp_task *t, uint64_t huge, uint64_t *addr)
 {
+	struct mixed m = { .t = t };
+	uint64_t stacks = 0;
 	size_t i;
 
-	for (i = 0; !im->depth && i < im->ntasks; i++)
-		if (lp_thin_pieces(&im->tasks[i], find_mixed, addr))
-			return &im->tasks[i];
-	return NULL;
+	/* VMAs of this kind become one with none of another kind, and have a page more while CRIU is at it. */
+	for (i = 0; i < t->nvmas; i++)
+		if (t->vmas[i].flags & MAP_GROWSDOWN)
+			stacks += t->vmas[i].end - t->vmas[i].start + LP_PAGE_SIZE;
+	m.stacks = stacks >= huge;
+	if (!t->lazy_bytes || !lp_thin_pieces(t, find_mixed, &m))
+		return false;
+	*addr = m.addr;
+	return true;
 }
 
 struct writer {

@@ -46,10 +46,11 @@ int lp_thin_pieces(const struct lp_task *t, int (*fn)(void *arg, const struct lp
 uint64_t lp_thin_eager(const struct lp_task *t);
 
 /*
- * The task of which CRIU puts pages into lazy VMAs by itself, at *@addr first,
- * without a parent for which it does without huge pages; NULL: none.
+ * Does CRIU put pages of @t into lazy VMAs by itself, the first at *@addr, where a
+ * huge page, of @huge bytes at least, could have lazy pages as well? It puts them
+ * where VMAs lie side by side that are apart later.
  */
-const struct lp_task *lp_thin_mixed(const struct lp_images *im, uint64_t *addr);
+bool lp_thin_mixed(const struct lp_task *t, uint64_t huge, uint64_t *addr);
 
 /* Is @name, of the top directory, a file that is another in these forms: of the memory of a task? */
 bool lp_thin_has(const struct lp_images *im, const char *name);

@@ -4,11 +4,15 @@
 #define LP_BASE_KERNEL_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /* Is it older than Linux @major.@minor, by its name, or unknown? What a distribution calls older may have more. */
 bool lp_kernel_before(unsigned major, unsigned minor);
 
-/* Does any memory get huge pages as it is touched, as far as is known? /sys must be readable. */
-bool lp_kernel_huge_pages(void);
+/*
+ * Which transparent huge pages does memory get as it is touched, whoever has it? The smallest, in bytes; 0: none, as far
+ * as is known. /sys must be readable.
+ */
+uint64_t lp_kernel_huge_pages(void);
 
 #endif

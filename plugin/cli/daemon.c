@@ -441,24 +441,6 @@ static int ready(void *arg)
 	return 0;
 }
 
-/*
- * CRIU puts pages into a lazy VMA before it registers it: then with huge pages
- * their neighbours are there as well, as zeros, and nobody would ask for them.
- */
-static int no_zeros(const struct lp_images *im, struct lp_err *err)
-{
-	uint64_t addr;
-	const struct lp_task *t = lp_thin_mixed(im, &addr);
-
-	if (!t)
-		return 0;
-	return lp_err(err, -ENOTSUP,
-		      "pagemap-%d.img: page 0x%" PRIx64 " is restored by CRIU, in a lazy VMA and without a parent directory: with "
-		      "transparent huge pages pages around it would be zeros: first write `madvise` to "
-		      "/sys/kernel/mm/transparent_hugepage/enabled, or fetch or push the checkpoint again",
-		      t->pid, addr);
-}
-
 /* A new worker must see the checkpoint that its journal is about. */
 static int same_checkpoint(struct run *run, const struct lp_images *im, struct lp_err *err)
 {
@@ -544,6 +526,7 @@ static int work(void *arg)
 		.journal = run->j,
 		.ctl = &run->ctl,
 		.ledger = ledger,
+		.huge_page = lp_kernel_huge_pages(), /* /sys is not readable in the sandbox */
 	};
 	struct lp_restore_stats stats = { 0 };
 	struct pages_conf from = o->pages;
@@ -551,7 +534,6 @@ static int work(void *arg)
 	char source[LP_J_SOURCE_MAX];
 	struct lp_tls *tls = NULL;
 	struct lp_err err = { "" };
-	bool huge = lp_kernel_huge_pages(); /* /sys is not readable in the sandbox */
 	sigset_t set;
 	char size[16];
 	int listen_fd = -1, rc;
@@ -576,8 +558,6 @@ static int work(void *arg)
 				    &err);
 	if (!rc)
 		rc = pages_open(&from, run->dir, tls, &pages, &err);
-	if (!rc && huge && !(run->j && lp_journal_has(run->j, LP_JF_ACCEPTED)))
-		rc = no_zeros(pages.images, &err);
 	if (!rc && run->j)
 		rc = same_checkpoint(run, pages.images, &err);
 	if (!rc)

@@ -272,7 +272,6 @@ static void test_thin(void **state)
 	ib.parent = "../1";
 	assert_int_equal(ib_write(f->path[0], &ib), 0);
 	im = open_ok(f->path[0]);
-	assert_null(lp_thin_mixed(im, &addr));
 	assert_int_equal(lp_images_task(im, 0)->eager_bytes, 16 * IB_PAGE);
 	assert_int_equal(lp_thin_eager(lp_images_task(im, 0)), 4 * IB_PAGE);
 	assert_int_equal(lp_thin_pagemap(im, lp_images_task(im, 0), &thin, &nthin), 0);
@@ -285,18 +284,17 @@ static void test_thin(void **state)
 	ib.parent = NULL;
 	assert_int_equal(ib_write(f->path[2], &ib), 0);
 	im = open_ok(f->path[2]);
-	assert_ptr_equal(lp_thin_mixed(im, &addr), lp_images_task(im, 0));
-	assert_int_equal(addr, PG(0));
+	assert_false(lp_thin_mixed(lp_images_task(im, 0), 1 << 21, &addr)); /* nothing is lazy */
 	lp_images_close(im);
 	im = with_pagemap(f->path[2], thin, nthin, 4);
-	assert_null(lp_thin_mixed(im, &addr));
+	assert_false(lp_thin_mixed(lp_images_task(im, 0), 1 << 21, &addr));
 	assert_int_equal(lp_images_task(im, 0)->lazy_bytes, 15 * IB_PAGE);
 	assert_int_equal(lp_task_lookup(lp_images_task(im, 0), PG(5), NULL)->kind, LP_EXT_SOURCE);
 	assert_int_equal(lp_task_lookup(lp_images_task(im, 0), PG(64), NULL)->off, 0);
 	assert_int_equal(lp_images_ident(im, f->path[2], ident[1], &err), 0);
 	lp_images_close(im);
 	im = with_pagemap(f->path[2], whole, nwhole, 19);
-	assert_null(lp_thin_mixed(im, &addr));
+	assert_false(lp_thin_mixed(lp_images_task(im, 0), 1 << 21, &addr));
 	assert_int_equal(lp_images_task(im, 0)->lazy_bytes, 15 * IB_PAGE);
 	assert_int_equal(lp_images_task(im, 0)->eager_bytes, 4 * IB_PAGE);
 	assert_int_equal(lp_task_lookup(lp_images_task(im, 0), PG(64), NULL)->off, 15 * IB_PAGE);
@@ -304,6 +302,34 @@ static void test_thin(void **state)
 	lp_images_close(im);
 	assert_memory_equal(ident[0], ident[1], sizeof(ident[0]));
 	assert_memory_equal(ident[0], ident[2], sizeof(ident[0]));
+}
+
+/* What CRIU restores by itself in a lazy VMA: in a stack no huge page has room. */
+static void test_mixed(void **state)
+{
+	struct fixture *f = *state;
+	const struct ib_vma vmas[] = { IB_ANON(PG(0), 16),
+				       { .start = PG(600), .end = PG(631), .flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN, .status = IB_REGULAR } };
+	struct ib_ent ents[] = { { .vaddr = PG(0), .nr = 15, .flags = IB_PRESENT | IB_LAZY },
+				 { .vaddr = PG(630), .nr = 1, .flags = IB_PRESENT } };
+	struct ib_task task = { .pid = 17, .pages_id = 1, .vmas = vmas, .nvmas = 2, .ents = ents, .nents = 2 };
+	struct ib_image ib = { .tasks = &task, .ntasks = 1 };
+	struct lp_images *im;
+	uint64_t addr = 0;
+
+	assert_int_equal(ib_write(f->path[0], &ib), 0);
+	im = open_ok(f->path[0]);
+	assert_false(lp_thin_mixed(lp_images_task(im, 0), 33 * IB_PAGE, &addr));
+	assert_true(lp_thin_mixed(lp_images_task(im, 0), 32 * IB_PAGE, &addr));
+	assert_int_equal(addr, PG(630));
+	lp_images_close(im);
+	/* Elsewhere CRIU maps VMAs side by side, and they become one. */
+	ents[1].vaddr = PG(15);
+	assert_int_equal(ib_write(f->path[0], &ib), 0);
+	im = open_ok(f->path[0]);
+	assert_true(lp_thin_mixed(lp_images_task(im, 0), 1 << 21, &addr));
+	assert_int_equal(addr, PG(15));
+	lp_images_close(im);
 }
 
 /* A task born after the pre-dump has nothing in the parent; unused files are dropped. */
@@ -630,6 +656,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_versions, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_two_parents, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_thin, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_mixed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_born_later, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_vmas, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_six_gib, setup, teardown),
