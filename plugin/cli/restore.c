@@ -287,11 +287,6 @@ static int start_criu(struct restore *r, struct lp_err *err)
 	r->criu_pid = fork();
 	if (!r->criu_pid) {
 		child_signals(r);
-		/*
-		 * Huge pages would bring zeros beside what it restores by itself, and only if it sees
-		 * parents it does without. Tasks get the state that their images say.
-		 */
-		(void)prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 		execvp(r->criu, (char **)r->cargs);
 		_exit(127);
 	}

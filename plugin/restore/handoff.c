@@ -234,9 +234,21 @@ static int no_zeros(const struct lp_restore *r, int32_t pid, pid_t host_pid, str
 		return 0;
 	return lp_err(err, -ENOTSUP,
 		      "pid %d: CRIU restores the page 0x%" PRIx64 " by itself, and with transparent huge pages there may be "
-		      "zeros beside it: use `lazypages restore`, or write `madvise` to "
-		      "/sys/kernel/mm/transparent_hugepage/enabled (and below hugepages-*)",
+		      "zeros beside it: first write `madvise` to "
+		      "/sys/kernel/mm/transparent_hugepage/enabled (and to hugepages-*/enabled there), or fetch or push the checkpoint "
+		      "again",
 		      pid, addr);
+}
+
+/* CRIU without criu-patches/0006 takes a stack pointer at the start of a page for the reason to make nothing lazy. */
+static void warn_eager(const struct lp_restore *r, const struct lp_task *t)
+{
+	uint64_t could = t->eager_bytes - lp_thin_eager(t);
+	char size[16];
+
+	if (could && !t->lazy_bytes && !lp_images_depth(r->conf->images))
+		pr_warn("pid %d: nothing is lazy, CRIU restores all before it runs, %s that could be lazy too: dump with "
+			"criu-patches/0006, or restore from a server", t->pid, lp_size_str(could, size, sizeof(size)));
 }
 
 static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, uint32_t gen, struct lp_err *err)
@@ -271,6 +283,7 @@ static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, 
 		/* The reader owns it now, even when it could not be polled. */
 		pr_info("%d.%u: handed over by pid %d: %s to fill", pid, mm->id, host_pid,
 			lp_size_str(r->total_bytes - bytes, size, sizeof(size)));
+		warn_eager(r, mm->task);
 	} else {
 		free(mm);
 	}
