@@ -38,9 +38,9 @@ static void nap(unsigned ms)
 static bool wait_fd(int fd, short what)
 {
 	struct pollfd p = { .fd = fd, .events = what };
-	uint64_t now = lp_now();
+	uint64_t now = lp_now(), ms = now < deadline ? (deadline - now) / 1000000 + 1 : 0;
 
-	return now < deadline && poll(&p, 1, (deadline - now) / 1000000 + 1) == 1;
+	return now < deadline && poll(&p, 1, ms < INT_MAX ? (int)ms : INT_MAX) == 1;
 }
 
 /* -ENOENT, -ECONNREFUSED: no daemon; -EPIPE: cut off; -ETIMEDOUT; else the answer, free() it. */
@@ -113,7 +113,9 @@ static json_t *say(const char *line, bool again, int *rc)
 		fputs("lazypages: no daemon runs here: its work directory (-W) has no living " LP_CTL_SOCKET "\n", stderr);
 		return NULL;
 	case -ETIMEDOUT:
-		fputs("lazypages: the daemon does not answer: its worker cannot start at the moment, see its log\n",
+		fputs(strcmp(line, "wait") ?
+		      "lazypages: the daemon does not answer: its worker cannot start at the moment, see its log\n" :
+		      "lazypages: pages are still missing: `lazypages status` tells how many\n",
 		      stderr);
 		return NULL;
 	default:
@@ -201,6 +203,7 @@ static void usage(FILE *f)
 	      "  status [--json]        what is missing, where, and what the daemon does\n"
 	      "  pause, resume          the background; faults are answered in any case\n"
 	      "  throttle RATE          the background: bytes per second (64K, 2M, 1G), 0 for no limit\n"
+	      "  wait                   until all is filled, however long (or --timeout): dump the tasks again after it\n"
 	      "  cancel --kill          kill the restored tasks; the daemon ends with status 1\n"
 	      "  cancel --finish        fill the rest, then leave: as SIGTERM\n"
 	      "  switch-source --from URL [--from URL...]\n"
@@ -393,6 +396,26 @@ static int do_switch(const struct ctl_opts *o)
 	return 0;
 }
 
+/*
+ * Until the daemon says that it has finished. Workers come and go meanwhile; if it
+ * goes in just such a moment nobody has told us how it ended.
+ */
+static int do_wait(const struct ctl_opts *o)
+{
+	json_t *j;
+	int rc;
+
+	if (enter(o, 10))
+		return 1;
+	if (!o->timeout)
+		deadline = UINT64_MAX;
+	j = say("wait", true, &rc);
+	json_decref(j);
+	if (j)
+		puts("all is filled");
+	return j ? 0 : 1;
+}
+
 int cmd_ctl(int argc, char **argv)
 {
 	struct ctl_opts o = { .dir = "." };
@@ -414,6 +437,8 @@ int cmd_ctl(int argc, char **argv)
 		return enter(&o, 10) ?: do_status(&o);
 	if (!strcmp(word, "switch-source"))
 		return do_switch(&o);
+	if (!strcmp(word, "wait"))
+		return do_wait(&o);
 	if (!strcmp(word, "pause") || !strcmp(word, "resume")) {
 		snprintf(line, sizeof(line), "%s", word);
 	} else if (!strcmp(word, "throttle")) {

@@ -29,6 +29,7 @@
 #include "restore/internal.h"
 
 #define CLIENTS	   8
+#define WAITERS	   4 /* of them, who wait for the end */
 #define LINE_MAX_  (LP_J_SOURCE_MAX + 64) /* switch-source and all servers */
 #define PATIENCE   (UINT64_C(5) * 1000000000) /* for a client to ask and to take the answer */
 #define PAUSE_MS   2
@@ -49,6 +50,7 @@ struct client {
 	size_t n;
 	struct text answer;
 	size_t sent;
+	bool waits; /* for the end */
 };
 
 static void put(struct text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -460,13 +462,44 @@ static void client_new(struct lp_restore *r, struct client *cs)
 	cs[i].until = lp_now() + PATIENCE;
 }
 
+/* It wants to be told of the end. False: so do too many. */
+static bool client_waits(struct client *cs, struct client *c)
+{
+	unsigned i, n = 0;
+
+	for (i = 0; i < CLIENTS; i++)
+		n += cs[i].waits;
+	if (n == WAITERS)
+		return false;
+	c->waits = true;
+	c->until = UINT64_MAX;
+	return true;
+}
+
+/* The end: nothing is missing, and no task depends on us any more. Or not. */
+static void say_end(struct lp_restore *r, struct text *t)
+{
+	if (r->fatal)
+		refuse(t, "the restored tasks were killed");
+	else if (r->failed || !atomic_load(&r->armed))
+		refuse(t, "the restore failed, see the daemon's log");
+	else if (atomic_load(&r->lost))
+		refuse(t, "some pages could not be had and are poisoned");
+	else
+		done(t);
+}
+
 /* True: an answer was made. */
-static bool client_go(struct lp_restore *r, struct client *c)
+static bool client_go(struct lp_restore *r, struct client *cs, struct client *c)
 {
 	bool answered = false;
 	char *end;
 	ssize_t n;
 
+	if (c->waits) { /* it has hung up */
+		client_end(c);
+		return false;
+	}
 	if (!c->answer.v) {
 		n = recv(c->fd, c->line + c->n, sizeof(c->line) - 1 - c->n, 0);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -481,7 +514,12 @@ static bool client_go(struct lp_restore *r, struct client *c)
 		if (!end)
 			return false;
 		*end = 0;
-		handle(r, c->line, &c->answer);
+		if (strcmp(c->line, "wait"))
+			handle(r, c->line, &c->answer);
+		else if (client_waits(cs, c))
+			return true;
+		else
+			refuse(&c->answer, "too many wait already");
 		answered = true;
 	}
 	n = c->answer.failed || !c->answer.v ? 0 :
@@ -512,7 +550,8 @@ void *control_main(void *arg)
 			if (cs[i].fd >= 0 && lp_now() > cs[i].until)
 				client_end(&cs[i]);
 			used += cs[i].fd >= 0;
-			p[i] = (struct pollfd){ .fd = cs[i].fd, .events = cs[i].answer.v ? POLLOUT : POLLIN };
+			p[i] = (struct pollfd){ .fd = cs[i].fd,
+						.events = cs[i].waits ? POLLRDHUP : cs[i].answer.v ? POLLOUT : POLLIN };
 		}
 		/* Others wait in the backlog. */
 		p[CLIENTS] = (struct pollfd){ .fd = used < CLIENTS ? r->ctl->fd : -1, .events = POLLIN };
@@ -522,7 +561,7 @@ void *control_main(void *arg)
 		busy = false;
 		for (i = 0; i < CLIENTS; i++)
 			if (cs[i].fd >= 0 && p[i].revents)
-				busy |= client_go(r, &cs[i]);
+				busy |= client_go(r, cs, &cs[i]);
 		if (p[CLIENTS].revents) {
 			client_new(r, cs);
 			busy = true;
@@ -533,8 +572,15 @@ void *control_main(void *arg)
 		stop = r->stopping;
 		pthread_mutex_unlock(&r->lock);
 	}
-	for (i = 0; i < CLIENTS; i++)
+	for (i = 0; i < CLIENTS; i++) {
+		if (cs[i].waits) {
+			say_end(r, &cs[i].answer);
+			/* Some bytes, into an empty buffer. */
+			if (!cs[i].answer.failed)
+				(void)!send(cs[i].fd, cs[i].answer.v, cs[i].answer.n, MSG_NOSIGNAL);
+		}
 		if (cs[i].fd >= 0)
 			client_end(&cs[i]);
+	}
 	return NULL;
 }
