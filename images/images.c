@@ -22,6 +22,9 @@ static int read_all(struct lp_images *im, const char *dir, struct lp_err *err)
 	for (i = 0; !rc && i < im->ntasks; i++) {
 		if (!im->tasks[i].has_mm)
 			continue;
+		rc = lp_read_early(im, &im->tasks[i]);
+		if (rc)
+			return lp_err(err, rc, "%s: no memory for the threads of %d", dir, im->tasks[i].pid);
 		rc = lp_read_mm(im, &im->tasks[i], err);
 		if (!rc)
 			rc = lp_build_index(im, &im->tasks[i], err);
@@ -54,6 +57,8 @@ void lp_images_release(struct lp_images *im)
 	size_t i;
 
 	for (i = 0; i < im->ntasks; i++) {
+		free((int32_t *)im->tasks[i].threads);
+		free((uint64_t *)im->tasks[i].early);
 		free((struct lp_vma *)im->tasks[i].vmas);
 		free((struct lp_extent *)im->tasks[i].extents);
 	}

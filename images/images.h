@@ -55,6 +55,10 @@ struct lp_task {
 	int32_t pid, ppid; /* in the images' pid namespace */
 	bool has_mm;	   /* false: a zombie (or dead) task, without memory */
 	uint32_t pages_id; /* of the top-level pagemap */
+	const int32_t *threads; /* their tids, with that of the leader */
+	size_t nthreads;
+	const uint64_t *early; /* addresses, anywhere, that the kernel needs before the task runs: see early.c */
+	size_t nearly;
 	const struct lp_vma *vmas; /* sorted by start, disjoint; guards (VMA_AREA_GUARD) left out */
 	size_t nvmas;
 	const struct lp_extent *extents;

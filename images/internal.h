@@ -94,6 +94,9 @@ struct lp_images {
 int lp_read_inventory(struct lp_images *im, struct lp_err *err);
 int lp_read_tasks(struct lp_images *im, struct lp_err *err);
 
+/* early.c: fill t->early, t->nearly; the array belongs to the task. 0 or -ENOMEM. */
+int lp_read_early(struct lp_images *im, struct lp_task *t);
+
 /* mm.c: fill t->vmas, t->nvmas; the array belongs to the task. */
 int lp_read_mm(struct lp_images *im, struct lp_task *t, struct lp_err *err);
 

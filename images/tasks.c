@@ -56,8 +56,9 @@ static int add_task(struct lp_images *im, size_t *cap, const char *name, const u
 		    struct lp_err *err)
 {
 	Lp__PstreeEntry *e;
-	struct lp_task *t;
+	struct lp_task *t, one = { 0 };
 	uint32_t pid, ppid;
+	int32_t *threads;
 	size_t n;
 
 	e = lp__pstree_entry__unpack(NULL, len, data);
@@ -66,23 +67,33 @@ static int add_task(struct lp_images *im, size_t *cap, const char *name, const u
 			      im->ntasks);
 	pid = e->pid;
 	ppid = e->ppid;
+	threads = malloc(e->n_threads * sizeof(*threads) + 1);
+	if (threads && e->n_threads)
+		memcpy(threads, e->threads, e->n_threads * sizeof(*threads));
+	one.pid = (int32_t)pid;
+	one.ppid = (int32_t)ppid;
+	one.threads = threads;
+	one.nthreads = e->n_threads;
 	lp__pstree_entry__free_unpacked(e, NULL);
-	if (!pid || pid > INT32_MAX || ppid > INT32_MAX)
+	if (!pid || pid > INT32_MAX || ppid > INT32_MAX) {
+		free(threads);
 		return lp_err(err, -EINVAL,
 			      "%s: entry %zu has pid %" PRIu32 " and parent %" PRIu32 ": the image is damaged, dump again",
 			      name, im->ntasks, pid, ppid);
-	if (im->ntasks == *cap) {
+	}
+	if (threads && im->ntasks == *cap) {
 		n = *cap ? *cap * 2 : 8;
 		t = realloc(im->tasks, n * sizeof(*t));
-		if (!t)
-			return lp_err(err, -ENOMEM, "%s: no memory for %zu tasks", name, n);
-		im->tasks = t;
-		*cap = n;
+		if (t) {
+			im->tasks = t;
+			*cap = n;
+		}
 	}
-	t = &im->tasks[im->ntasks++];
-	memset(t, 0, sizeof(*t));
-	t->pid = (int32_t)pid;
-	t->ppid = (int32_t)ppid;
+	if (!threads || im->ntasks == *cap) {
+		free(threads);
+		return lp_err(err, -ENOMEM, "%s: no memory for %zu tasks", name, im->ntasks + 1);
+	}
+	im->tasks[im->ntasks++] = one;
 	return 0;
 }
 

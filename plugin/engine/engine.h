@@ -234,6 +234,8 @@ void lp_space_answered(struct lp_space *s, uint64_t addr);
 int lp_space_defer(struct lp_space *s, uint64_t addr);
 bool lp_space_next_deferred(struct lp_space *s, uint64_t *addr);
 bool lp_space_has_deferred(const struct lp_space *s);
+/* Does a thread wait for a page, deferred or not, as far as the engine knows? */
+bool lp_space_waited_for(const struct lp_space *s);
 
 /* ---- Flights ------------------------------------------------------------- */
 

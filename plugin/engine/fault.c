@@ -186,6 +186,11 @@ bool lp_space_next_deferred(struct lp_space *s, uint64_t *addr)
 	return false;
 }
 
+bool lp_space_waited_for(const struct lp_space *s)
+{
+	return s->nwaiters != 0;
+}
+
 bool lp_space_has_deferred(const struct lp_space *s)
 {
 	return s->ndeferred != 0;

@@ -5,7 +5,10 @@
  * One connection; for every task of pstree.img its pid (int32, negative for a
  * zombie) and then one byte that carries the userfaultfd; at the end the word
  * LAZY_PAGES_RESTORE_FINISHED. (CRIU: criu/uffd.c, send_uffd().) SO_PASSCRED
- * adds the pid of the sender here, whatever its pid namespace.
+ * adds the pid of the sender here, whatever its pid namespace. The daemon says one
+ * word, LAZY_PAGES_WILL_CLOSE: it closes the connection as soon as the first pages
+ * of the tasks are there, which CRIU with criu-patches/0008 waits for before it
+ * lets them run. Another CRIU does not read it.
  *
  * How far it has come is in the journal, and what is received lands there: see
  * struct lp_jhand. Only main comes here.
@@ -33,6 +36,7 @@
 
 #define SOCK_NAME	 LP_RESTORE_SOCKET
 #define RESTORE_FINISHED 0x52535446
+#define WILL_CLOSE	 0x4c434c57
 
 int lp_restore_listen(struct lp_err *err)
 {
@@ -136,6 +140,34 @@ static int add_lazy(void *arg, uint64_t start, uint64_t end, const struct lp_vma
 	return rc ? rc : prime(b, start, &b->primed_full);
 }
 
+/* Is @addr in a lazy VMA of @t that may be written? */
+static bool may_be_early(const struct lp_task *t, uint64_t addr)
+{
+	size_t lo = 0, hi = t->nvmas, mid;
+
+	while (lo < hi) {
+		mid = lo + (hi - lo) / 2;
+		if (t->vmas[mid].end <= addr)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < t->nvmas && t->vmas[lo].start <= addr && t->vmas[lo].lazy && t->vmas[lo].prot & PROT_WRITE;
+}
+
+/* Where the kernel looks for a thread and cannot wait: see images/early.c. */
+static int prime_early(struct builder *b, const struct lp_task *t)
+{
+	unsigned n = 0;
+	size_t i;
+	int rc = 0;
+
+	for (i = 0; !rc && i < t->nearly; i++)
+		if (may_be_early(t, t->early[i]))
+			rc = prime(b, t->early[i] & ~(LP_PAGE_SIZE - 1), &n);
+	return rc;
+}
+
 static int build_space(struct lp_restore *r, const struct lp_task *t, uint32_t obj, struct lp_mm *mm)
 {
 	struct builder b = { .obj = obj, .next = t->vmas };
@@ -154,6 +186,8 @@ static int build_space(struct lp_restore *r, const struct lp_task *t, uint32_t o
 		if (!rc && v->madv & UINT64_C(1) << MADV_WIPEONFORK)
 			rc = eng_add_wiped(b.space, v->start, v->end);
 	}
+	if (!rc)
+		rc = prime_early(&b, t);
 	if (!rc)
 		rc = lp_task_lazy_ranges(t, add_lazy, &b);
 	if (!rc)
@@ -365,6 +399,23 @@ void handoff_begin(struct lp_restore *r)
 	commit(r->hand, (struct lp_jhand_state){ .left = lp_images_ntasks(r->conf->images) });
 }
 
+void handoff_greet(int sock)
+{
+	uint32_t word = WILL_CLOSE;
+
+	(void)!send(sock, &word, sizeof(word), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+bool handoff_ready(const struct lp_restore *r)
+{
+	const struct lp_mm *mm;
+
+	for (mm = r->mms; mm; mm = mm->next)
+		if (mm->handed && !lp_space_dead(mm->space) && lp_space_waited_for(mm->space))
+			return false;
+	return true;
+}
+
 size_t handoff_left(const struct lp_restore *r)
 {
 	return r->hand->state[r->hand->cur].left;
@@ -419,10 +470,10 @@ int handoff_read(struct lp_restore *r, int sock, struct lp_err *err)
 		n = take(h, &st, sock, want_fd ? 1 : sizeof(st.word) - st.have);
 		if (n == -EAGAIN)
 			return 0;
+		if (!n || n == -ECONNRESET) /* it had not read what we said */
+			return hung_up(&st, err);
 		if (n < 0)
 			return lp_err_sys(err, n, SOCK_NAME);
-		if (!n)
-			return hung_up(&st, err);
 		fd = lp_jhand_fd(h);
 		if (want_fd) {
 			if (fd < 0)

@@ -214,6 +214,10 @@ int lost_poison(struct lp_mm *mm, struct lp_flight *f);
 void handoff_begin(struct lp_restore *r);
 /* Tasks still to come. */
 size_t handoff_left(const struct lp_restore *r);
+/* To CRIU, when it has come. */
+void handoff_greet(int sock);
+/* Are the first pages there that the tasks need before they run (prime() in handoff.c)? r->lock held; after HANDOFF_DONE. */
+bool handoff_ready(const struct lp_restore *r);
 /* CRIU has finished: the first pages that had to wait for that. r->lock held. */
 int prime_protected(struct lp_mm *mm);
 

@@ -24,6 +24,7 @@
 
 /* A restore that failed: CRIU kills its tasks; those that outlive this are killed here. */
 #define FAILED_GRACE_NS UINT64_C(10000000000)
+#define READY_NS	UINT64_C(2000000000) /* that CRIU is kept waiting for the first pages at most */
 /* Descriptors for everything but tasks: sockets, images, logs, the standard ones. */
 #define FEW_FILES 32
 
@@ -231,6 +232,7 @@ struct waiting {
 	struct lp_exits *exits;
 	bool accepted;
 	uint64_t failed_at;
+	uint64_t ready_by; /* not 0: CRIU has finished; when it may let the tasks run at the latest */
 	bool orphan; /* the guardian is gone, and that was said */
 };
 
@@ -324,6 +326,7 @@ static void on_listen(struct waiting *w, struct lp_err *err, int *result)
 	note_flag(w->r, LP_JF_ACCEPTED);
 	lp_crash_point(accept_noted);
 	handoff_begin(w->r);
+	handoff_greet(w->sock);
 	close_listening(w);
 	pr_info("CRIU is here, %zu tasks to come", handoff_left(w->r));
 }
@@ -338,7 +341,7 @@ static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 		lp_crash_point(armed);
 		note_flag(r, LP_JF_ARMED);
 		lp_crash_point(armed_noted);
-		close_socket(w);
+		w->ready_by = lp_now() + READY_NS;
 		pr_info("CRIU has finished its restore");
 		pthread_mutex_lock(&r->lock);
 		r->armed = true;
@@ -357,6 +360,23 @@ static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 	} else if (rc) {
 		set_failed(w, result, rc);
 	}
+}
+
+/* Let the tasks run: their first pages are there, or have not come in time. */
+static void look_if_ready(struct waiting *w, uint64_t now)
+{
+	struct lp_restore *r = w->r;
+	bool ready;
+
+	if (w->sock < 0 || !w->ready_by)
+		return;
+	pthread_mutex_lock(&r->lock);
+	ready = handoff_ready(r);
+	pthread_mutex_unlock(&r->lock);
+	if (!ready && now < w->ready_by)
+		return;
+	pr_debug("the tasks may run%s", ready ? "" : ", though not all of their first pages are there");
+	close_socket(w);
 }
 
 /* Where the dead worker was. */
@@ -412,14 +432,16 @@ static int wait_all(struct waiting *w, struct lp_err *err)
 	while (!done) {
 		struct pollfd p[5] = {
 			{ .fd = w->listen_fd, .events = POLLIN },
-			{ .fd = w->sock, .events = POLLIN },
+			{ .fd = w->ready_by ? -1 : w->sock, .events = POLLIN },
 			{ .fd = w->sig_fd, .events = POLLIN },
 			{ .fd = w->exits ? lp_exits_fd(w->exits) : -1, .events = POLLIN },
 			{ .fd = r->done_fd, .events = POLLIN },
 		};
 		uint64_t now, word;
 
-		if (poll(p, 5, r->conf->progress || w->failed_at ? 200 : -1) < 0 && errno != EINTR)
+		int ms = w->ready_by && w->sock >= 0 ? 1 : r->conf->progress || w->failed_at ? 200 : -1;
+
+		if (poll(p, 5, ms) < 0 && errno != EINTR)
 			return lp_err_sys(err, -errno, "poll");
 		if (p[0].revents && w->listen_fd >= 0)
 			on_listen(w, err, &result);
@@ -435,6 +457,7 @@ static int wait_all(struct waiting *w, struct lp_err *err)
 		if (p[4].revents && read(r->done_fd, &word, sizeof(word)) < 0)
 			pr_debug("spurious wake-up");
 		now = lp_now();
+		look_if_ready(w, now);
 		if (w->failed_at && now - w->failed_at > FAILED_GRACE_NS) {
 			pr_err("tasks of the failed restore are still there: killing those that CRIU started");
 			pthread_mutex_lock(&r->lock);
@@ -450,6 +473,7 @@ static int wait_all(struct waiting *w, struct lp_err *err)
 			result = lp_err(err, -ENOTRECOVERABLE, "the restored tasks were killed, see above");
 		pthread_mutex_unlock(&r->lock);
 	}
+	close_socket(w);
 	return result;
 }
 

@@ -153,24 +153,57 @@ static int write_pstree(const char *dir, const struct ib_image *im)
 
 		e.pid = im->tasks[i].pid;
 		e.ppid = im->tasks[i].ppid;
+		e.threads = calloc(im->tasks[i].nthreads + 1, sizeof(*e.threads));
+		if (!e.threads) {
+			rc = -ENOMEM;
+			break;
+		}
+		while (e.n_threads < im->tasks[i].nthreads) {
+			e.threads[e.n_threads] = im->tasks[i].threads[e.n_threads].tid;
+			e.n_threads++;
+		}
 		rc = ib_msg(&b, &e.base);
+		free(e.threads);
 	}
 	return finish(&b, rc, dir, "pstree.img");
 }
 
-static int write_core(const char *dir, const struct ib_image *im, const struct ib_task *t)
+/* @th: NULL: nothing is known. */
+static int write_core(const char *dir, const struct ib_image *im, const struct ib_task *t, const struct ib_thread *th)
 {
 	Lp__TaskCoreEntry tc = LP__TASK_CORE_ENTRY__INIT;
+	Lp__ThreadCoreEntry thread = LP__THREAD_CORE_ENTRY__INIT;
+	Lp__UserX86RegsEntry regs = LP__USER_X86_REGS_ENTRY__INIT;
+	Lp__ThreadInfoX86 info = LP__THREAD_INFO_X86__INIT;
 	Lp__CoreEntry e = LP__CORE_ENTRY__INIT;
 	struct ib_buf b = { 0 };
 	char name[32];
 	int rc = start(&b, im, IB_MAGIC_CORE);
 
 	tc.task_state = t->state ? t->state : IB_ALIVE;
-	e.tc = &tc;
+	if (!th || th->tid == t->pid)
+		e.tc = &tc;
+	if (th) {
+		e.mtype = th->mtype;
+		e.has_mtype = true;
+		regs.r8 = th->a4;
+		regs.si = th->a1;
+		regs.di = th->a0;
+		regs.ax = regs.orig_ax = th->call;
+		regs.has_r8 = regs.has_si = regs.has_di = regs.has_ax = regs.has_orig_ax = true;
+		regs.mode = th->compat ? 2 : 1;
+		regs.has_mode = true;
+		info.gpregs = &regs;
+		info.clear_tid_addr = th->clear_tid;
+		info.has_clear_tid_addr = true;
+		e.thread_info = &info;
+		thread.futex_rla = th->robust;
+		thread.has_futex_rla = true;
+		e.thread_core = &thread;
+	}
 	if (!rc)
 		rc = ib_msg(&b, &e.base);
-	snprintf(name, sizeof(name), "core-%" PRIu32 ".img", t->pid);
+	snprintf(name, sizeof(name), "core-%" PRIu32 ".img", th ? th->tid : t->pid);
 	return finish(&b, rc, dir, name);
 }
 
@@ -313,10 +346,13 @@ static int write_pages(const char *dir, const struct ib_image *im, const struct 
 static int write_task(const char *dir, const struct ib_image *im, const struct ib_task *t)
 {
 	bool alive = !t->state || t->state == IB_ALIVE || t->state == IB_STOPPED;
+	size_t i;
 	int rc = 0;
 
 	if (!im->predump)
-		rc = write_core(dir, im, t);
+		rc = write_core(dir, im, t, NULL);
+	for (i = 0; !rc && !im->predump && i < t->nthreads; i++)
+		rc = write_core(dir, im, t, &t->threads[i]);
 	if (!alive)
 		return rc;
 	if (!rc && !im->predump)

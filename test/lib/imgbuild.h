@@ -68,8 +68,18 @@ struct ib_ent {
 	uint32_t unknown; /* not 0: add a field of this number */
 };
 
+/* What a thread was at, on x86-64; its core is that of the task if the tid is the pid. */
+struct ib_thread {
+	uint32_t tid, mtype; /* 1: x86-64 */
+	uint64_t call, a0, a1, a4; /* its number and arguments */
+	uint64_t robust, clear_tid;
+	bool compat; /* of 32 bits */
+};
+
 struct ib_task {
 	uint32_t pid, ppid;
+	const struct ib_thread *threads;
+	size_t nthreads;
 	uint32_t state; /* 0: IB_ALIVE */
 	uint32_t pages_id;
 	uint32_t head_unknown; /* not 0: add a field of this number to the head */

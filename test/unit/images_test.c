@@ -332,6 +332,42 @@ static void test_mixed(void **state)
 	lp_images_close(im);
 }
 
+/* Where the kernel looks and cannot wait: futexes that inherit priorities first, then what the ends of threads need. */
+static void test_early(void **state)
+{
+	struct fixture *f = *state;
+	const struct ib_vma vmas[] = { IB_ANON(PG(0), 16) };
+	const struct ib_ent ents[] = { { .vaddr = PG(0), .nr = 16, .flags = IB_PRESENT | IB_LAZY } };
+	const struct ib_thread threads[] = {
+		{ .tid = 17, .mtype = 1, .call = 202, .a0 = PG(1), .a1 = 0, .a4 = PG(9), .robust = PG(2) + 8 },
+		{ .tid = 18, .mtype = 1, .call = 202, .a0 = PG(3), .a1 = 6 | 128, .robust = PG(4), .clear_tid = PG(5) },
+		{ .tid = 19, .mtype = 1, .call = 202, .a0 = PG(6), .a1 = 13 },
+		{ .tid = 20, .mtype = 1, .call = 202, .a0 = PG(7), .a1 = 11, .a4 = PG(8) },
+		{ .tid = 21, .mtype = 1, .call = 202, .a0 = PG(9), .a1 = 6, .compat = true },
+		{ .tid = 22, .mtype = 3, .call = 202, .a0 = PG(9), .a1 = 6, .robust = PG(9) },
+		{ .tid = 23, .mtype = 1, .call = 200, .a0 = PG(9), .a1 = 6 },
+	};
+	const uint64_t want[] = { PG(3), PG(6), PG(7), PG(8), PG(2) + 8, PG(4), PG(5) };
+	struct ib_task task = { .pid = 17, .pages_id = 1, .vmas = vmas, .nvmas = 1, .ents = ents, .nents = 1,
+				.threads = threads, .nthreads = N(threads) };
+	struct ib_image ib = { .tasks = &task, .ntasks = 1 };
+	struct lp_images *im;
+	char path[1024];
+
+	assert_int_equal(ib_write(f->path[0], &ib), 0);
+	im = open_ok(f->path[0]);
+	assert_int_equal(lp_images_task(im, 0)->nthreads, N(threads));
+	assert_int_equal(lp_images_task(im, 0)->nearly, N(want));
+	assert_memory_equal(lp_images_task(im, 0)->early, want, sizeof(want));
+	lp_images_close(im);
+	/* Hints: without some of them it goes on. */
+	snprintf(path, sizeof(path), "%s/core-18.img", f->path[0]);
+	assert_int_equal(unlink(path), 0);
+	im = open_ok(f->path[0]);
+	assert_int_equal(lp_images_task(im, 0)->nearly, N(want) - 3);
+	lp_images_close(im);
+}
+
 /* A task born after the pre-dump has nothing in the parent; unused files are dropped. */
 static void test_born_later(void **state)
 {
@@ -656,6 +692,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_versions, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_two_parents, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_thin, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_early, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_mixed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_born_later, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_vmas, setup, teardown),
