@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Where the kernel will look for the threads of a task, and cannot wait for
+ * Where the kernel will look for a task and its threads, and cannot wait for
  * userfaultfd: the word of a futex that inherits priorities (its code looks
  * without sleeping, and asks for the page with a fault that may not be tried
- * again: the call says EFAULT), and what it looks at when a thread has ended (the
- * list of robust futexes, which others may wait for, and the thread's tid). These
- * pages should be there before the tasks run. From core-TID.img; they are hints, so
- * what cannot be read or is not x86-64 has none. The array belongs to the task.
+ * again: the call says EFAULT), what it looks at when a thread has ended (the
+ * list of robust futexes, which others may wait for, and the thread's tid), and
+ * the words that the program was started with, which /proc shows to ps as none at
+ * all if the page is missing. These pages should be there before the tasks run.
+ * From core-TID.img and the mm; they are hints, so what cannot be read or is not
+ * x86-64 has none. The array belongs to the task.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -22,6 +24,8 @@
 #define NR_FUTEX     202 /* of x86-64 */
 /* Threads looked at; more are more than the daemon asks for at once. */
 #define MAX_THREADS 2048
+/* Pages of arguments, and of the environment. */
+#define MAX_WORDS 16
 
 struct early {
 	uint64_t *v;
@@ -73,15 +77,22 @@ static void add_thread(struct lp_images *im, int32_t tid, struct early *futexes,
 	lp_imgfile_close(&f);
 }
 
+static void add_words(struct early *e, const uint64_t words[2])
+{
+	uint64_t page = words[0] & ~(LP_PAGE_SIZE - 1);
+	unsigned i;
+
+	for (i = 0; i < MAX_WORDS && page < words[1] && words[1] <= LP_ADDR_MAX; i++, page += LP_PAGE_SIZE)
+		add(e, page);
+}
+
 int lp_read_early(struct lp_images *im, struct lp_task *t)
 {
 	size_t n = t->nthreads < MAX_THREADS ? t->nthreads : MAX_THREADS, i;
-	struct early futexes = { .cap = 2 * n }, ends = { .cap = 2 * n };
+	struct early futexes = { .cap = 2 * n + 2 * MAX_WORDS }, ends = { .cap = 2 * n };
 
-	if (!n)
-		return 0;
-	futexes.v = malloc(4 * n * sizeof(*futexes.v));
-	ends.v = malloc(2 * n * sizeof(*ends.v));
+	futexes.v = malloc((4 * n + 2 * MAX_WORDS) * sizeof(*futexes.v));
+	ends.v = malloc((2 * n + 1) * sizeof(*ends.v));
 	if (!futexes.v || !ends.v) {
 		free(futexes.v);
 		free(ends.v);
@@ -89,6 +100,8 @@ int lp_read_early(struct lp_images *im, struct lp_task *t)
 	}
 	for (i = 0; i < n; i++)
 		add_thread(im, t->threads[i], &futexes, &ends);
+	add_words(&futexes, t->words);
+	add_words(&futexes, t->words + 2);
 	/* Who would be told something wrong comes first. */
 	for (i = 0; i < ends.n; i++)
 		futexes.v[futexes.n++] = ends.v[i];

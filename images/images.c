@@ -22,10 +22,9 @@ static int read_all(struct lp_images *im, const char *dir, struct lp_err *err)
 	for (i = 0; !rc && i < im->ntasks; i++) {
 		if (!im->tasks[i].has_mm)
 			continue;
-		rc = lp_read_early(im, &im->tasks[i]);
-		if (rc)
-			return lp_err(err, rc, "%s: no memory for the threads of %d", dir, im->tasks[i].pid);
 		rc = lp_read_mm(im, &im->tasks[i], err);
+		if (!rc && lp_read_early(im, &im->tasks[i]))
+			rc = lp_err(err, -ENOMEM, "%s: no memory for the threads of %d", dir, im->tasks[i].pid);
 		if (!rc)
 			rc = lp_build_index(im, &im->tasks[i], err);
 	}

@@ -57,7 +57,8 @@ struct lp_task {
 	uint32_t pages_id; /* of the top-level pagemap */
 	const int32_t *threads; /* their tids, with that of the leader */
 	size_t nthreads;
-	const uint64_t *early; /* addresses, anywhere, that the kernel needs before the task runs: see early.c */
+	uint64_t words[4]; /* start and end of its arguments and of its environment; not checked */
+	const uint64_t *early; /* addresses, anywhere, that must not wait for a fault: see early.c */
 	size_t nearly;
 	const struct lp_vma *vmas; /* sorted by start, disjoint; guards (VMA_AREA_GUARD) left out */
 	size_t nvmas;

@@ -98,6 +98,10 @@ int lp_read_mm(struct lp_images *im, struct lp_task *t, struct lp_err *err)
 		goto out;
 	}
 	rc = take_vmas(t, e, f.name, err);
+	t->words[0] = e->mm_arg_start;
+	t->words[1] = e->mm_arg_end;
+	t->words[2] = e->mm_env_start;
+	t->words[3] = e->mm_env_end;
 	lp__mm_entry__free_unpacked(e, NULL);
 out:
 	lp_imgfile_close(&f);

@@ -216,6 +216,11 @@ static int write_mm(const char *dir, const struct ib_image *im, const struct ib_
 	size_t i;
 	int rc = v && pv ? start(&b, im, IB_MAGIC_MM) : -ENOMEM;
 
+	e.mm_arg_start = t->words[0];
+	e.mm_arg_end = t->words[1];
+	e.mm_env_start = t->words[2];
+	e.mm_env_end = t->words[3];
+	e.has_mm_arg_start = e.has_mm_arg_end = e.has_mm_env_start = e.has_mm_env_end = true;
 	for (i = 0; !rc && i < t->nvmas; i++) {
 		const struct ib_vma *s = &t->vmas[i];
 

@@ -80,6 +80,7 @@ struct ib_task {
 	uint32_t pid, ppid;
 	const struct ib_thread *threads;
 	size_t nthreads;
+	uint64_t words[4]; /* arguments and environment: start and end */
 	uint32_t state; /* 0: IB_ALIVE */
 	uint32_t pages_id;
 	uint32_t head_unknown; /* not 0: add a field of this number to the head */

@@ -347,9 +347,10 @@ static void test_early(void **state)
 		{ .tid = 22, .mtype = 3, .call = 202, .a0 = PG(9), .a1 = 6, .robust = PG(9) },
 		{ .tid = 23, .mtype = 1, .call = 200, .a0 = PG(9), .a1 = 6 },
 	};
-	const uint64_t want[] = { PG(3), PG(6), PG(7), PG(8), PG(2) + 8, PG(4), PG(5) };
+	const uint64_t want[] = { PG(3), PG(6), PG(7), PG(8), PG(10), PG(11), PG(12), PG(2) + 8, PG(4), PG(5) };
 	struct ib_task task = { .pid = 17, .pages_id = 1, .vmas = vmas, .nvmas = 1, .ents = ents, .nents = 1,
-				.threads = threads, .nthreads = N(threads) };
+				.threads = threads, .nthreads = N(threads),
+				.words = { PG(10) + 100, PG(11) + 10, PG(12) + 10, PG(12) + 11 } };
 	struct ib_image ib = { .tasks = &task, .ntasks = 1 };
 	struct lp_images *im;
 	char path[1024];
@@ -360,11 +361,21 @@ static void test_early(void **state)
 	assert_int_equal(lp_images_task(im, 0)->nearly, N(want));
 	assert_memory_equal(lp_images_task(im, 0)->early, want, sizeof(want));
 	lp_images_close(im);
+	/* Nonsense ends, and no more than so many. */
+	task.words[1] = UINT64_C(1) << 47;
+	task.words[2] = UINT64_MAX - 100;
+	task.words[3] = UINT64_MAX;
+	assert_int_equal(ib_write(f->path[0], &ib), 0);
+	im = open_ok(f->path[0]);
+	assert_int_equal(lp_images_task(im, 0)->nearly, N(want) - 3 + 16);
+	lp_images_close(im);
+	memset(task.words, 0, sizeof(task.words));
+	assert_int_equal(ib_write(f->path[0], &ib), 0);
 	/* Hints: without some of them it goes on. */
 	snprintf(path, sizeof(path), "%s/core-18.img", f->path[0]);
 	assert_int_equal(unlink(path), 0);
 	im = open_ok(f->path[0]);
-	assert_int_equal(lp_images_task(im, 0)->nearly, N(want) - 3);
+	assert_int_equal(lp_images_task(im, 0)->nearly, N(want) - 6);
 	lp_images_close(im);
 }
 
