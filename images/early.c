@@ -22,8 +22,6 @@
 #define MTYPE_X86_64 1
 #define MODE_NATIVE  1
 #define NR_FUTEX     202 /* of x86-64 */
-/* Threads looked at; more are more than the daemon asks for at once. */
-#define MAX_THREADS 2048
 /* Pages of arguments, and of the environment. */
 #define MAX_WORDS 16
 
@@ -88,7 +86,7 @@ static void add_words(struct early *e, const uint64_t words[2])
 
 int lp_read_early(struct lp_images *im, struct lp_task *t)
 {
-	size_t n = t->nthreads < MAX_THREADS ? t->nthreads : MAX_THREADS, i;
+	size_t n = t->nthreads, i;
 	struct early futexes = { .cap = 2 * n + 2 * MAX_WORDS }, ends = { .cap = 2 * n };
 
 	futexes.v = malloc((4 * n + 2 * MAX_WORDS) * sizeof(*futexes.v));

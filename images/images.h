@@ -55,7 +55,7 @@ struct lp_task {
 	int32_t pid, ppid; /* in the images' pid namespace */
 	bool has_mm;	   /* false: a zombie (or dead) task, without memory */
 	uint32_t pages_id; /* of the top-level pagemap */
-	const int32_t *threads; /* their tids, with that of the leader */
+	const int32_t *threads; /* their tids, with that of the leader; LP_MAX_THREADS at most */
 	size_t nthreads;
 	uint64_t words[4]; /* start and end of its arguments and of its environment; not checked */
 	const uint64_t *early; /* addresses, anywhere, that must not wait for a fault: see early.c */

@@ -32,6 +32,9 @@
 /* User space ends below this, whatever the architecture. */
 #define LP_ADDR_MAX (UINT64_C(1) << 63)
 
+/* Threads of a task that are looked at; more need more pages than the daemon asks for at once. */
+#define LP_MAX_THREADS 2048
+
 #define LP_NAME_MAX 96
 
 /* One directory of the chain: dirs[0] is the checkpoint, dirs[1] its parent. */

@@ -67,13 +67,14 @@ static int add_task(struct lp_images *im, size_t *cap, const char *name, const u
 			      im->ntasks);
 	pid = e->pid;
 	ppid = e->ppid;
-	threads = malloc(e->n_threads * sizeof(*threads) + 1);
-	if (threads && e->n_threads)
-		memcpy(threads, e->threads, e->n_threads * sizeof(*threads));
+	n = e->n_threads < LP_MAX_THREADS ? e->n_threads : LP_MAX_THREADS;
+	threads = malloc(n * sizeof(*threads) + 1);
+	if (threads && n)
+		memcpy(threads, e->threads, n * sizeof(*threads));
 	one.pid = (int32_t)pid;
 	one.ppid = (int32_t)ppid;
 	one.threads = threads;
-	one.nthreads = e->n_threads;
+	one.nthreads = n;
 	lp__pstree_entry__free_unpacked(e, NULL);
 	if (!pid || pid > INT32_MAX || ppid > INT32_MAX) {
 		free(threads);

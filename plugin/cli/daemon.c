@@ -441,6 +441,30 @@ static int ready(void *arg)
 	return 0;
 }
 
+/*
+ * CRIU puts pages into a lazy VMA before it registers it: then with huge pages
+ * their neighbours are there as well, as zeros, and nobody would ask for them. It
+ * does without huge pages if there are parents.
+ */
+static int no_zeros(const struct lp_images *im, uint64_t huge, struct lp_err *err)
+{
+	uint64_t addr;
+	size_t i;
+
+	for (i = 0; !lp_images_depth(im) && i < lp_images_ntasks(im); i++) {
+		const struct lp_task *t = lp_images_task(im, i);
+
+		if (t->has_mm && lp_thin_mixed(t, huge, &addr))
+			return lp_err(err, -ENOTSUP,
+				      "pagemap-%d.img: CRIU restores page 0x%" PRIx64 " by itself, and with transparent huge "
+				      "pages there may be zeros beside it: first write `madvise` to /sys/kernel/mm/"
+				      "transparent_hugepage/enabled (and to hugepages-*/enabled there), or fetch or push "
+				      "the checkpoint again",
+				      t->pid, addr);
+	}
+	return 0;
+}
+
 /* A new worker must see the checkpoint that its journal is about. */
 static int same_checkpoint(struct run *run, const struct lp_images *im, struct lp_err *err)
 {
@@ -526,7 +550,6 @@ static int work(void *arg)
 		.journal = run->j,
 		.ctl = &run->ctl,
 		.ledger = ledger,
-		.huge_page = lp_kernel_huge_pages(), /* /sys is not readable in the sandbox */
 	};
 	struct lp_restore_stats stats = { 0 };
 	struct pages_conf from = o->pages;
@@ -534,6 +557,7 @@ static int work(void *arg)
 	char source[LP_J_SOURCE_MAX];
 	struct lp_tls *tls = NULL;
 	struct lp_err err = { "" };
+	uint64_t huge = lp_kernel_huge_pages(); /* /sys is not readable in the sandbox */
 	sigset_t set;
 	char size[16];
 	int listen_fd = -1, rc;
@@ -558,6 +582,8 @@ static int work(void *arg)
 				    &err);
 	if (!rc)
 		rc = pages_open(&from, run->dir, tls, &pages, &err);
+	if (!rc && huge && !(run->j && lp_journal_has(run->j, LP_JF_ACCEPTED)))
+		rc = no_zeros(pages.images, huge, &err);
 	if (!rc && run->j)
 		rc = same_checkpoint(run, pages.images, &err);
 	if (!rc)

@@ -481,7 +481,7 @@ static void say_end(struct lp_restore *r, struct text *t)
 {
 	if (r->fatal)
 		refuse(t, "the restored tasks were killed");
-	else if (r->failed || !atomic_load(&r->armed))
+	else if (r->failed)
 		refuse(t, "the restore failed, see the daemon's log");
 	else if (atomic_load(&r->lost))
 		refuse(t, "some pages could not be had and are poisoned");
@@ -539,7 +539,7 @@ void *control_main(void *arg)
 	struct lp_restore *r = arg;
 	struct client cs[CLIENTS];
 	struct pollfd p[CLIENTS + 2];
-	bool stop = false, busy;
+	bool stop = false, busy, ended;
 	unsigned i, used;
 
 	memset(cs, 0, sizeof(cs));
@@ -572,8 +572,18 @@ void *control_main(void *arg)
 		stop = r->stopping;
 		pthread_mutex_unlock(&r->lock);
 	}
+	/* Who has just come to wait is told, too. */
+	for (i = 0; i < CLIENTS; i++)
+		client_new(r, cs);
+	for (i = 0; i < CLIENTS; i++)
+		if (cs[i].fd >= 0 && !cs[i].waits)
+			client_go(r, cs, &cs[i]);
+	pthread_mutex_lock(&r->lock);
+	ended = r->done;
+	pthread_mutex_unlock(&r->lock);
 	for (i = 0; i < CLIENTS; i++) {
-		if (cs[i].waits) {
+		/* If only this worker has come to its end, the next one is asked again. */
+		if (cs[i].waits && ended) {
 			say_end(r, &cs[i].answer);
 			/* Some bytes, into an empty buffer. */
 			if (!cs[i].answer.failed)

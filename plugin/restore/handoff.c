@@ -17,7 +17,6 @@
 #include <inttypes.h>
 #include <linux/ioctl.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -236,44 +235,6 @@ int handoff_space(struct lp_restore *r, struct lp_mm *mm, struct lp_err *err)
 	return rc ? lp_err_sys(err, rc, "pid %d: cannot take it over", mm->pid) : 0;
 }
 
-/*
- * Has this process huge pages? Unknown: as CRIU does that is not patched, without
- * them if there are parents.
- */
-static bool has_huge_pages(const struct lp_restore *r, pid_t host_pid)
-{
-	char path[64], line[256];
-	int on = -1;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/status", host_pid);
-	f = host_pid > 0 ? fopen(path, "re") : NULL;
-	while (f && fgets(line, sizeof(line), f) && sscanf(line, "THP_enabled: %d", &on) != 1)
-		;
-	if (f)
-		fclose(f);
-	return on < 0 ? !lp_images_depth(r->conf->images) : on;
-}
-
-/*
- * What CRIU restores of a lazy VMA by itself is there by now. Of a page that came
- * as a huge one the rest is there as well, as zeros, and nobody would ask for it.
- */
-static int no_zeros(const struct lp_restore *r, int32_t pid, pid_t host_pid, struct lp_err *err)
-{
-	const struct lp_task *t = lp_images_find(r->conf->images, pid);
-	uint64_t addr;
-
-	if (!t || !r->conf->huge_page || !lp_thin_mixed(t, r->conf->huge_page, &addr) || !has_huge_pages(r, host_pid))
-		return 0;
-	return lp_err(err, -ENOTSUP,
-		      "pid %d: CRIU restores the page 0x%" PRIx64 " by itself, and with transparent huge pages there may be "
-		      "zeros beside it: first write `madvise` to "
-		      "/sys/kernel/mm/transparent_hugepage/enabled (and to hugepages-*/enabled there), or fetch or push the checkpoint "
-		      "again",
-		      pid, addr);
-}
-
 /* CRIU without criu-patches/0006 takes a stack pointer at the start of a page for the reason to make nothing lazy. */
 static void warn_eager(const struct lp_restore *r, const struct lp_task *t)
 {
@@ -290,11 +251,8 @@ static int take_task(struct lp_restore *r, int32_t pid, int fd, pid_t host_pid, 
 	struct lp_mm *mm;
 	uint64_t bytes;
 	char size[16];
-	int rc = no_zeros(r, pid, host_pid, err);
+	int rc;
 
-	/* The descriptor stays open until CRIU, which finds its connection closed, has killed its tasks. */
-	if (rc)
-		return rc;
 	pthread_mutex_lock(&r->lock);
 	bytes = r->total_bytes;
 	mm = mm_new(r, fd, pid);

@@ -24,7 +24,7 @@
 
 /* A restore that failed: CRIU kills its tasks; those that outlive this are killed here. */
 #define FAILED_GRACE_NS UINT64_C(10000000000)
-#define READY_NS	UINT64_C(2000000000) /* that CRIU is kept waiting for the first pages at most */
+#define READY_NS	UINT64_C(250000000) /* that CRIU is kept waiting for the first pages at most */
 /* Descriptors for everything but tasks: sockets, images, logs, the standard ones. */
 #define FEW_FILES 32
 
@@ -393,8 +393,12 @@ static void resume(struct waiting *w, struct lp_err *err, int *result)
 			handoff_begin(r);
 		close_listening(w);
 	}
-	if (lp_journal_has(r->j, LP_JF_ARMED | LP_JF_FAILED))
+	if (lp_journal_has(r->j, LP_JF_FAILED))
 		close_socket(w);
+	else if (lp_journal_has(r->j, LP_JF_ARMED))
+		w->ready_by = lp_now() + READY_NS;
+	else if (w->accepted && w->sock >= 0)
+		handoff_greet(w->sock); /* the dead one may not have come to it; twice does no harm */
 	if (lp_journal_has(r->j, LP_JF_FAILED)) {
 		w->failed_at = h->failed_at;
 		*result = lp_err(err, -ECANCELED, "the restore failed before its tasks ran, see the log");
@@ -427,7 +431,7 @@ static int wait_all(struct waiting *w, struct lp_err *err)
 	if (r->j)
 		resume(w, err, &result);
 	/* What the dead worker had taken from the socket does not make it readable again. */
-	if (w->sock >= 0)
+	if (w->sock >= 0 && !w->ready_by)
 		on_handoff(w, err, &result);
 	while (!done) {
 		struct pollfd p[5] = {

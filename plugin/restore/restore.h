@@ -34,7 +34,6 @@ struct lp_restore_conf {
 	struct lp_journal *journal;	/* of the guardian, borrowed; NULL: none */
 	struct lp_jctl *ctl;		/* without a journal: where it is controlled, borrowed; NULL: it is not */
 	struct lp_recorder *trace;	/* borrowed likewise, started and stopped; NULL: none */
-	uint64_t huge_page;		/* the smallest that memory gets as it is touched, in bytes; 0: none */
 	const int *ledger;		/* LP_LEDGER_FDS descriptors, borrowed likewise; NULL or -1: none */
 };
 
