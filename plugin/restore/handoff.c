@@ -238,10 +238,13 @@ int handoff_space(struct lp_restore *r, struct lp_mm *mm, struct lp_err *err)
 /* CRIU without criu-patches/0006 takes a stack pointer at the start of a page for the reason to make nothing lazy. */
 static void warn_eager(const struct lp_restore *r, const struct lp_task *t)
 {
-	uint64_t could = t->eager_bytes - lp_thin_eager(t);
+	uint64_t could;
 	char size[16];
 
-	if (could && !t->lazy_bytes && !lp_images_depth(r->conf->images))
+	if (t->lazy_bytes || lp_images_depth(r->conf->images))
+		return;
+	could = t->eager_bytes - lp_thin_eager(t);
+	if (could)
 		pr_warn("pid %d: nothing is lazy, CRIU restores all before it runs, %s that could be lazy too: dump with "
 			"criu-patches/0006, or restore from a server", t->pid, lp_size_str(could, size, sizeof(size)));
 }

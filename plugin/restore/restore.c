@@ -442,7 +442,6 @@ static int wait_all(struct waiting *w, struct lp_err *err)
 			{ .fd = r->done_fd, .events = POLLIN },
 		};
 		uint64_t now, word;
-
 		int ms = w->ready_by && w->sock >= 0 ? 1 : r->conf->progress || w->failed_at ? 200 : -1;
 
 		if (poll(p, 5, ms) < 0 && errno != EINTR)

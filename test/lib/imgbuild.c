@@ -189,8 +189,8 @@ static int write_core(const char *dir, const struct ib_image *im, const struct i
 		regs.r8 = th->a4;
 		regs.si = th->a1;
 		regs.di = th->a0;
-		regs.ax = regs.orig_ax = th->call;
-		regs.has_r8 = regs.has_si = regs.has_di = regs.has_ax = regs.has_orig_ax = true;
+		regs.orig_ax = th->call;
+		regs.has_r8 = regs.has_si = regs.has_di = regs.has_orig_ax = true;
 		regs.mode = th->compat ? 2 : 1;
 		regs.has_mode = true;
 		info.gpregs = &regs;
