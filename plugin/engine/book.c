@@ -8,7 +8,7 @@
  *
  * A change of which no message was read has changed nothing that was registered
  * (or was refused): all its messages have been read at a settled moment. Only
- * growth in place sends none at all.
+ * growth in place and guard pages send none at all.
  *
  * A space owns its book.
  */
@@ -34,12 +34,18 @@ void lp_space_book(struct lp_space *s, uint64_t name)
 void book_close(struct lp_space *s)
 {
 	s->nbook = 0;
-	s->book_lost = false;
+	s->book_lost = s->guarded = false;
 }
 
 void lp_space_book_lost(struct lp_space *s)
 {
-	s->nbook = 0;
+	size_t i, n = 0;
+
+	/* Of these there is nothing else. */
+	for (i = 0; i < s->nbook; i++)
+		if (s->book[i].kind == LP_CHANGE_GUARD)
+			s->book[n++] = s->book[i];
+	s->nbook = n;
 	s->book_lost = s->vague = s->book_name != 0;
 }
 
@@ -81,7 +87,11 @@ bool lp_space_concerned(const struct lp_space *s, const struct lp_change *c)
 {
 	const struct lp_map *ext = &s->v.extents;
 
-	if (!s->book_name || s->dead || s->broken || s->book_lost)
+	if (!s->book_name || s->dead || s->broken)
+		return false;
+	if (c->kind == LP_CHANGE_GUARD)
+		return !at_rest(s) || s->book_lost || s->vague || lp_map_overlaps(ext, c->from, c->from + c->len);
+	if (s->book_lost)
 		return false;
 	if (!at_rest(s) || (s->vague && c->kind != LP_CHANGE_REMOVE))
 		return true;
@@ -141,29 +151,55 @@ static int at_once(struct lp_space *s, const struct lp_change *c)
 	return 0;
 }
 
-int lp_space_changed(struct lp_space *s, const struct lp_change *c)
+static int append(struct lp_space *s, const struct lp_change *c)
 {
 	size_t cap = s->cap_book ? 2 * s->cap_book : 16;
 	struct lp_change *book;
 
-	if (!lp_space_concerned(s, c))
-		return 0;
-	if (at_rest(s) && (marks(c) || grows(c)))
-		return at_once(s, c);
-	if (s->nbook == BOOK_MAX) {
-		lp_space_book_lost(s);
-		return 0;
-	}
 	if (s->nbook == s->cap_book) {
 		book = realloc(s->book, cap * sizeof(*book));
-		if (!book) {
-			lp_space_book_lost(s); /* nothing else is */
-			return 0;
-		}
+		if (!book)
+			return -ENOMEM;
 		s->book = book;
 		s->cap_book = cap;
 	}
 	s->book[s->nbook++] = *c;
+	return 0;
+}
+
+/* However many there are: what one has taken away must not be filled. */
+static int guard(struct lp_space *s, const struct lp_change *c)
+{
+	struct lp_change *last = s->nbook ? &s->book[s->nbook - 1] : NULL;
+	uint64_t end = c->from + c->len;
+	int rc = 0;
+
+	if (at_rest(s) && !s->book_lost)
+		return lp_space_remove(s, c->from, end);
+	if (lp_pool_reserve(&s->engine->pool, flights_count(s, c->from, end)) || flights_reserve(s))
+		return -ENOMEM;
+	if (!last || last->kind != LP_CHANGE_GUARD || c->from - last->from > last->len)
+		rc = append(s, c);
+	else if (end > last->from + last->len)
+		last->len = end - last->from;
+	if (rc)
+		return rc;
+	s->guarded = true;
+	/* As what a message names, see log_add(). */
+	flights_return(s, c->from, end);
+	return 0;
+}
+
+int lp_space_changed(struct lp_space *s, const struct lp_change *c)
+{
+	if (!lp_space_concerned(s, c))
+		return 0;
+	if (c->kind == LP_CHANGE_GUARD)
+		return guard(s, c);
+	if (at_rest(s) && (marks(c) || grows(c)))
+		return at_once(s, c);
+	if (s->nbook >= BOOK_MAX || append(s, c))
+		lp_space_book_lost(s); /* nothing else is */
 	return 0;
 }
 
@@ -373,6 +409,39 @@ static int removing(struct reading *t, const struct lp_change *c)
 	return 0;
 }
 
+static int guard_view(struct lp_pool *pool, struct lp_view *v, const struct lp_change *c)
+{
+	return lp_map_cut(pool, &v->missing, c->from, c->from + c->len, NULL);
+}
+
+static int guarding(struct reading *t, const struct lp_change *c)
+{
+	struct lp_pool *pool = &t->s->engine->pool;
+	int rc = guard_view(pool, &t->v, c);
+
+	return rc || !t->s->forked ? rc : guard_view(pool, &t->w, c);
+}
+
+int book_guards_last(const struct lp_space *s, struct lp_view *v)
+{
+	size_t i;
+	int rc = 0;
+
+	for (i = 0; i < s->nbook && !rc; i++)
+		if (s->book[i].kind == LP_CHANGE_GUARD)
+			rc = guard_view(&s->engine->pool, v, &s->book[i]);
+	return rc;
+}
+
+void book_guards_wake(struct lp_space *s)
+{
+	size_t i;
+
+	for (i = 0; i < s->nbook; i++)
+		if (s->book[i].kind == LP_CHANGE_GUARD)
+			waiters_wake(s, s->book[i].from, s->book[i].from + s->book[i].len);
+}
+
 static bool in_book(const struct lp_space *s, uint64_t call)
 {
 	size_t i;
@@ -434,6 +503,8 @@ static int read_book(struct reading *t)
 			rc = forking(t, c);
 		else if (c->kind == LP_CHANGE_REMOVE)
 			rc = removing(t, c);
+		else if (c->kind == LP_CHANGE_GUARD)
+			rc = guarding(t, c);
 		else
 			rc = mark_both(t, c);
 		if (!rc)

@@ -155,8 +155,9 @@ enum lp_change_kind {
 	LP_CHANGE_WIPE,
 	LP_CHANGE_KEEP,
 	LP_CHANGE_REMOVE, /* madvise(from, len, MADV_DONTNEED) and its like sends REMOVE; to: the number of this, see lp_space_call() */
+	LP_CHANGE_GUARD, /* madvise(from, len, MADV_GUARD_INSTALL): what was there is gone, and no message tells */
 };
-#define LP_CHANGE_LAST LP_CHANGE_REMOVE
+#define LP_CHANGE_LAST LP_CHANGE_GUARD
 
 /* Flags of REMAP. The first three are those of mremap(). */
 #define LP_REMAP_MAYMOVE 1
@@ -185,6 +186,10 @@ struct lp_change {
 void lp_space_book(struct lp_space *s, uint64_t name);
 /* Does @c have to be entered? If not, it changes nothing that the engine knows of. */
 bool lp_space_concerned(const struct lp_space *s, const struct lp_change *c);
+/*
+ * GUARD changes what is missing: its gate is held alone, and wakes may be due. If
+ * other changes are on their way the space is unsettled, and nothing of it is filled.
+ */
 int lp_space_changed(struct lp_space *s, const struct lp_change *c);
 /* The next REMOVE that is read of @s was sent by LP_CHANGE_REMOVE @number; without this, nobody knows by which. */
 void lp_space_call(struct lp_space *s, uint64_t number);

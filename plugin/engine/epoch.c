@@ -700,6 +700,7 @@ static void commit(struct lp_space *s, struct lp_view *v, bool booked)
 		if (m->kind == MSG_REMAP) /* who faulted there before the message was read */
 			waiters_wake(s, m->to, m->to + m->len);
 	}
+	book_guards_wake(s);
 	/*
 	 * MREMAP_DONTUNMAP takes the anon_vma from the old place: one page of it at
 	 * once, see prime() in handoff.c. Without memory for that nothing is lost.
@@ -755,6 +756,8 @@ int epoch_end(struct lp_space *s, bool force)
 		rc = book_explain(s, &base, &claimed, &p.best_view, &booked);
 	if (!rc && !booked)
 		rc = guess(&p, &base, &claimed);
+	if (!rc && !booked)
+		rc = book_guards_last(s, &p.best_view);
 	if (!rc && s->due && !force)
 		rc = young_catch_up(s, &p.best_view);
 	if (!rc) {

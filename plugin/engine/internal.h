@@ -71,6 +71,7 @@ struct lp_space {
 	struct lp_change *book; /* entered since the last settled moment */
 	size_t nbook, cap_book;
 	bool book_lost; /* some of them were not */
+	bool guarded;	/* there is a GUARD in the book */
 	bool vague;	/* something was guessed or not entered: more may be registered than we know of */
 	uint64_t call;	/* of the REMOVE that comes next */
 
@@ -141,16 +142,17 @@ void flights_drop_all(struct lp_space *s);
 /* Messages wait for a settled moment, or questions do. */
 static inline bool in_epoch(const struct lp_space *s)
 {
-	return s->nlog || s->due;
+	return s->nlog || s->due || s->guarded;
 }
 
 /*
  * Nothing of it may be filled. Because of a FORK in the log: what is filled after
- * it the child does not inherit, so it would have to be told for each child.
+ * it the child does not inherit, so it would have to be told for each child. Because
+ * of a GUARD in the book: no message names its place.
  */
 static inline bool frozen(const struct lp_space *s)
 {
-	return s->due || s->parent || s->forked;
+	return s->due || s->parent || s->forked || s->guarded;
 }
 
 /* view.c: -ENOMEM leaves a view half changed. */
@@ -214,6 +216,10 @@ int book_explain(struct lp_space *s, const struct lp_view *base, const struct lp
 bool book_touches(const struct lp_space *s, uint64_t start, uint64_t end);
 /* All that was entered is dealt with, or of no use any more. */
 void book_close(struct lp_space *s);
+/* What guard pages have taken away, in @v: after all else, for want of the order. -ENOMEM leaves it half changed. */
+int book_guards_last(const struct lp_space *s, struct lp_view *v);
+/* Who waits there looks again. Cannot fail: waiters_reserve(). */
+void book_guards_wake(struct lp_space *s);
 
 /* young.c */
 /* FORK was read: ask the kernel of the new child @c about everything in the log, and for its mappings. */

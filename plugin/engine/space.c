@@ -176,7 +176,7 @@ void lp_space_exit(struct lp_space *s)
 		}
 	}
 	s->nlog = s->nbook = 0;
-	s->due = s->forked = false;
+	s->due = s->forked = s->guarded = false;
 	lp_map_clear(pool, &s->named);
 	s->dead = true;
 	if (s->parent)

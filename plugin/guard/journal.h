@@ -41,7 +41,7 @@
  * Of what the engine makes of cells: a new worker must come to the views that the
  * old one had. Whatever makes the engine ask or decide otherwise raises it.
  */
-#define LP_J_ENGINE 6
+#define LP_J_ENGINE 7
 /* What somebody who goes on has to know besides, one bit each: none yet. */
 #define LP_J_FEATURES UINT64_C(0)
 

@@ -24,6 +24,7 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 
+#include "base/kernel.h"
 #include "base/log.h"
 #include "ledger/ledger.h"
 #include "ledger/watch.skel.h"
@@ -39,7 +40,9 @@ struct lp_ledger {
 	struct ring entries, faults;
 	struct lp_ledger_shared *shared;
 	size_t page;
-	uint64_t lost; /* as last seen */
+	uint64_t lost, hasty; /* as last seen */
+	uint64_t guards_read;	/* all up to this one were handed out */
+	uint64_t guards_heeded; /* and heeded; any thread reads it */
 	lp_ledger_entry_fn fn;
 	void *arg;
 };
@@ -79,6 +82,7 @@ static int prepare(struct watch_bpf *w, bool faults, struct lp_err *err)
 	n = tracepoint_args(btf, "btf_trace_mmap_lock_acquire_returned");
 	/* (mm, write, success), and before Linux 6.14 the memory cgroup after mm. */
 	w->rodata->write_arg = n == 3 ? 1 : 2;
+	w->rodata->guards_known = !lp_kernel_before(6, 13);
 	bpf_program__set_autoload(w->progs.space_gone, tracepoint_args(btf, "btf_trace_exit_mmap") != 0);
 	/* (address, registers, error) */
 	faults = faults && tracepoint_args(btf, "btf_trace_page_fault_user") == 3 &&
@@ -269,6 +273,8 @@ int lp_ledger_attach(const int fds[LP_LEDGER_FDS], lp_ledger_entry_fn fn, void *
 	}
 	/* Of who was killed while it filled. */
 	lp_ledger_want_faults(l, false);
+	__atomic_store_n(&l->shared->filling, 0, __ATOMIC_SEQ_CST);
+	l->hasty = l->shared->guards_hasty;
 	*out = l;
 	return 0;
 }
@@ -322,18 +328,63 @@ static bool any(const struct ring *r)
 	       __atomic_load_n(r->producer, __ATOMIC_ACQUIRE) != __atomic_load_n(r->consumer, __ATOMIC_RELAXED);
 }
 
-void lp_ledger_read(struct lp_ledger *l)
+bool lp_ledger_read(struct lp_ledger *l)
 {
 	struct ring *r = &l->entries;
+	/* In this order: if both are the same, none was under way, and the entries of all are there. */
+	uint64_t entered = __atomic_load_n(&l->shared->guards_entered, __ATOMIC_SEQ_CST);
+	uint64_t guards = __atomic_load_n(&l->shared->guards, __ATOMIC_SEQ_CST);
 	unsigned long end = __atomic_load_n(r->producer, __ATOMIC_ACQUIRE), pos = *r->consumer;
 	const void *e;
 
 	while (pos < end) {
 		e = record(r, &pos, sizeof(struct lp_ledger_entry));
-		if (e)
-			l->fn(l->arg, e);
+		if (e && !l->fn(l->arg, e))
+			return false;
 		__atomic_store_n(r->consumer, pos, __ATOMIC_RELEASE);
 	}
+	if (guards == entered)
+		l->guards_read = guards;
+	return true;
+}
+
+bool lp_ledger_fill_begin(struct lp_ledger *l)
+{
+	/* Whoever makes guard pages counts them and then looks whether somebody fills. */
+	__atomic_fetch_add(&l->shared->filling, 1, __ATOMIC_SEQ_CST);
+	if (!lp_ledger_guards_due(l))
+		return true;
+	lp_ledger_fill_end(l);
+	return false;
+}
+
+void lp_ledger_fill_end(struct lp_ledger *l)
+{
+	__atomic_fetch_sub(&l->shared->filling, 1, __ATOMIC_SEQ_CST);
+}
+
+bool lp_ledger_guards_due(const struct lp_ledger *l)
+{
+	return __atomic_load_n(&l->shared->guards, __ATOMIC_SEQ_CST) !=
+	       __atomic_load_n(&l->guards_heeded, __ATOMIC_ACQUIRE);
+}
+
+bool lp_ledger_guards(const struct lp_ledger *l)
+{
+	return __atomic_load_n(&l->shared->guards, __ATOMIC_ACQUIRE);
+}
+
+void lp_ledger_heeded(struct lp_ledger *l)
+{
+	__atomic_store_n(&l->guards_heeded, l->guards_read, __ATOMIC_RELEASE);
+}
+
+uint64_t lp_ledger_hasty(struct lp_ledger *l)
+{
+	uint64_t hasty = __atomic_load_n(&l->shared->guards_hasty, __ATOMIC_ACQUIRE), n = hasty - l->hasty;
+
+	l->hasty = hasty;
+	return n;
 }
 
 bool lp_ledger_any(const struct lp_ledger *l)

@@ -38,15 +38,15 @@ void lp_ledger_close(int fds[LP_LEDGER_FDS]);
 
 struct lp_ledger;
 
-/* Entries come in order, each once; one during which the process dies comes again. */
-typedef void (*lp_ledger_entry_fn)(void *arg, const struct lp_ledger_entry *e);
+/* Entries come in order, each once; one during which the process dies comes again, and one that is refused (false). */
+typedef bool (*lp_ledger_entry_fn)(void *arg, const struct lp_ledger_entry *e);
 
 /* Borrows @fds. */
 int lp_ledger_attach(const int fds[LP_LEDGER_FDS], lp_ledger_entry_fn fn, void *arg, struct lp_ledger **out,
 		     struct lp_err *err);
 void lp_ledger_detach(struct lp_ledger *l);
-/* Hand out all entries that are there. */
-void lp_ledger_read(struct lp_ledger *l);
+/* Hand out all entries that are there. False: one was refused. */
+bool lp_ledger_read(struct lp_ledger *l);
 /* Are there entries that were not handed out? For any thread; a moment later it may be otherwise. */
 bool lp_ledger_any(const struct lp_ledger *l);
 /* Have entries been lost since the last call? */
@@ -58,6 +58,21 @@ bool lp_ledger_lost(struct lp_ledger *l);
 uint64_t lp_ledger_watch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_t page);
 /* No longer; nor children that it will fork. */
 void lp_ledger_unwatch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_t page);
+
+/*
+ * Guard pages. Whoever fills does so between begin and end, with the gate of the
+ * address space held; false: guard pages were made, or are being made, of which
+ * nobody knows. The entries that lp_ledger_read() has handed out are made known by
+ * lp_ledger_heeded(). For any thread, but the last.
+ */
+bool lp_ledger_fill_begin(struct lp_ledger *l);
+void lp_ledger_fill_end(struct lp_ledger *l);
+bool lp_ledger_guards_due(const struct lp_ledger *l);
+/* Were there ever any? */
+bool lp_ledger_guards(const struct lp_ledger *l);
+void lp_ledger_heeded(struct lp_ledger *l);
+/* How often, since the last call, were some made while something was filled? That may have replaced them. */
+uint64_t lp_ledger_hasty(struct lp_ledger *l);
 
 /*
  * Faults: a hint that a thread waits for a page, or soon will, or did until a

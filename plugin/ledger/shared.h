@@ -34,6 +34,14 @@ struct lp_ledger_shared {
 	unsigned long long bye_arg;
 	unsigned long long lost; /* entries for which there was no room */
 	unsigned long long faults_wanted; /* somebody looks at that ring */
+	/*
+	 * Calls that make guard pages in a watched address space: which have begun, of
+	 * which the entry is in the ring, and which had to go on while something was filled.
+	 */
+	unsigned long long guards, guards_entered, guards_hasty;
+	/* Threads that fill. Alone in its cache line: it changes all the time. */
+	unsigned long long filling __attribute__((aligned(64)));
+	unsigned long long after __attribute__((aligned(64)));
 };
 
 #endif

@@ -11,6 +11,10 @@
  * change will send, see "The book" in engine/engine.h. madvise() that discards
  * holds the lock for reading, and sends its message after it has let go of it.
  *
+ * Guard pages are made with the lock held for reading, as fills are, and userfaultfd
+ * knows nothing of them: it fills over them. So whoever makes some waits here, before
+ * that, until nobody fills; and nobody begins to until the entry was read.
+ *
  * And it tells of faults in watched address spaces before userfaultfd does. That is
  * a hint for who is busy filling: reading the messages of a userfaultfd stops all
  * fills of its address space. The message comes all the same, until the thread is
@@ -38,6 +42,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define NR_CLONE3 435
 
 #define MAP_FIXED 0x10
+#define GUARD_INSTALL 102 /* madvise(), Linux 6.13 */
 #define ERROR_PRESENT 1 /* of x86: the page is there, the access is not allowed */
 #define UFFDIO_UNREGISTER 0x8010aa01
 #define UFFDIO_REGISTER 0xc020aa00
@@ -55,6 +60,11 @@ struct pt_regs {
 
 /* Which argument of the tracepoints says whether the lock is one for writing: 1, or 2 before Linux 6.14 or so. */
 const volatile unsigned int write_arg = 1;
+/* Does the kernel know guard pages? Then it knows bpf_loop(), too. */
+const volatile unsigned int guards_known = 0;
+/* Longest wait for fills, ns: a chunk takes a tenth of it, unless its thread has no CPU. Nothing else runs here meanwhile. */
+#define GUARD_WAIT 2000000
+#define GUARD_LOOKS (1 << 20)
 
 struct lp_ledger_shared shared;
 
@@ -77,10 +87,11 @@ struct {
 	__type(value, unsigned char);
 } watched SEC(".maps");
 
-/* Calls that hold a lock for writing, by thread. */
+/* Calls that hold a lock for writing, by thread; and those that make guard pages. */
 struct section {
 	unsigned long long mm, child, brk, area;
 	unsigned long total_vm;
+	unsigned long guard;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -131,6 +142,27 @@ static __always_inline int discards(struct pt_regs *regs, unsigned long nr)
 	return advice == 4 || advice == 8 || advice == 9 || advice == 24;
 }
 
+static __always_inline int guards(struct pt_regs *regs)
+{
+	return guards_known && BPF_CORE_READ(regs, orig_ax) == NR_MADVISE && BPF_CORE_READ(regs, dx) == GUARD_INSTALL;
+}
+
+static long nobody_fills(unsigned int i, void *end)
+{
+	return !*(volatile unsigned long long *)&shared.filling || bpf_ktime_get_ns() >= *(unsigned long long *)end;
+}
+
+/* Whoever fills says so and then looks at `guards`; here it is the other way round. */
+static __always_inline void guard_begins(void)
+{
+	unsigned long long end = bpf_ktime_get_ns() + GUARD_WAIT;
+
+	__sync_fetch_and_add(&shared.guards, 1);
+	bpf_loop(GUARD_LOOKS, nobody_fills, &end, 0);
+	if (*(volatile unsigned long long *)&shared.filling)
+		__sync_fetch_and_add(&shared.guards_hasty, 1);
+}
+
 static __always_inline void enter(struct pt_regs *regs, struct mm_struct *mm, unsigned int tid, struct section *s)
 {
 	struct lp_ledger_entry *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
@@ -162,6 +194,8 @@ static __always_inline void leave(struct mm_struct *mm, struct pt_regs *regs, un
 	if (!s || s->mm != (unsigned long long)mm)
 		return;
 	enter(regs, mm, tid, s);
+	if (s->guard)
+		__sync_fetch_and_add(&shared.guards_entered, 1);
 	bpf_map_delete_elem(&sections, &tid);
 }
 
@@ -201,6 +235,14 @@ int lock_taken(unsigned long long *ctx)
 		return 0;
 	if (!write) {
 		leave(mm, regs, tid); /* turned into one for reading */
+		if (own != mm || !guards(regs) || !bpf_map_lookup_elem(&watched, &name))
+			return 0;
+		s.mm = name;
+		s.guard = 1;
+		if (bpf_map_update_elem(&sections, &tid, &s, BPF_ANY))
+			lose();
+		else
+			guard_begins();
 		return 0;
 	}
 	nr = BPF_CORE_READ(regs, orig_ax);
@@ -254,7 +296,7 @@ int lock_left(unsigned long long *ctx)
 
 	if (BPF_CORE_READ(task, mm) != mm)
 		return 0;
-	if (write)
+	if (write || guards(regs))
 		leave(mm, regs, tid);
 	else if (discards(regs, BPF_CORE_READ(regs, orig_ax)) && bpf_map_lookup_elem(&watched, &name))
 		enter(regs, mm, tid, NULL);

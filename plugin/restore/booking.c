@@ -9,6 +9,9 @@
  *
  * Only the holder of the reader role reads the ledger, so that nothing is entered
  * between a probe and the settled moment that it has found.
+ *
+ * Guard pages take away what is missing, and no message says so: the entry does, and
+ * whoever enters it is alone in the gate. Until then nothing is filled (mm_fill_begin()).
  */
 #include <errno.h>
 #include <linux/mman.h>
@@ -19,6 +22,10 @@
 
 /* Entries of who has not been handed over yet, and of whoever else uses userfaultfd: at most, then the last ones. */
 #define EARLY_MAX 8192
+
+#ifndef MADV_GUARD_INSTALL /* Linux 6.13 */
+#define MADV_GUARD_INSTALL 102
+#endif
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -116,6 +123,9 @@ static bool to_madvise(struct lp_mm *mm, const struct lp_ledger_entry *e, struct
 	case MADV_KEEPONFORK:
 		c->kind = LP_CHANGE_KEEP;
 		return true;
+	case MADV_GUARD_INSTALL:
+		c->kind = LP_CHANGE_GUARD;
+		return true;
 	default:
 		return to_removal(mm, e, c);
 	}
@@ -179,17 +189,37 @@ static bool to_change(struct lp_mm *mm, const struct lp_ledger_entry *e, uint64_
 	return false;
 }
 
-/* @child: the name of the one that it forked. */
-static void enter(struct lp_mm *mm, const struct lp_ledger_entry *e, uint64_t child)
+/* What guard pages change is changed at once, or at the next settled moment: that one soon. */
+static void guarded(struct lp_mm *mm)
+{
+	struct lp_restore *r = mm->r;
+	uint64_t addr;
+
+	while (eng_next_wake(mm->space, &addr))
+		mm_wake(r, mm->fd, mm->id, addr, LP_PAGE_SIZE);
+	mm->check = true;
+	mm->retry_at = 0;
+	r->due = 0;
+}
+
+/* @child: the name of the one that it forked. False: only who is alone in the gate of @mm can take it. */
+static bool enter(struct lp_mm *mm, const struct lp_ledger_entry *e, uint64_t child)
 {
 	struct lp_change c;
 
 	if (!to_change(mm, e, child, &c) || !in_bounds(&c) || !lp_space_concerned(mm->space, &c))
-		return;
+		return true;
+	if (c.kind == LP_CHANGE_GUARD && !mm->alone) {
+		mm->r->gate_wanted = mm;
+		return false;
+	}
 	/* First that, since the entry will not come again. */
 	note_change(mm, &c);
 	if (eng_changed(mm->space, &c))
 		lose_tree(mm->r, mm, "out of memory for a change of its layout");
+	if (c.kind == LP_CHANGE_GUARD)
+		guarded(mm);
+	return true;
 }
 
 /* ---- What cannot be assigned yet -------------------------------------------- */
@@ -280,7 +310,7 @@ static void called_anew(struct lp_restore *r, uint64_t in_ledger)
 	take_early(r, in_ledger, NULL);
 }
 
-static void on_entry(void *arg, const struct lp_ledger_entry *e)
+static bool on_entry(void *arg, const struct lp_ledger_entry *e)
 {
 	struct lp_restore *r = arg;
 	uint64_t name = 0;
@@ -289,7 +319,7 @@ static void on_entry(void *arg, const struct lp_ledger_entry *e)
 
 	/* Nor are its children. */
 	if (book_stranger(r, e->mm))
-		return;
+		return true;
 	mm = book_find(r, e->mm);
 	/* Before anything of the child can come. */
 	if (e->child) {
@@ -300,12 +330,45 @@ static void on_entry(void *arg, const struct lp_ledger_entry *e)
 	}
 	if (e->nr == SYS_ioctl) { /* the first that registers something */
 		called_anew(r, e->mm);
-		return;
+		return true;
 	}
 	if (mm)
-		enter(mm, e, name);
-	else
-		keep_early(r, e, name);
+		return enter(mm, e, name);
+	keep_early(r, e, name);
+	return true;
+}
+
+/* Who has the role is alone in the gate of @mm. True: it was not before, so alone_no_more(). */
+static bool alone(struct lp_mm *mm)
+{
+	if (mm->alone)
+		return false;
+	pthread_mutex_unlock(&mm->r->lock);
+	lp_gate_enter_alone(&mm->gate);
+	mm->alone = true;
+	pthread_mutex_lock(&mm->r->lock);
+	return true;
+}
+
+static void alone_no_more(struct lp_mm *mm)
+{
+	mm->alone = false;
+	lp_gate_leave_alone(&mm->gate);
+}
+
+/* Only its holder frees mms, so they stay where they are while the lock is released. */
+static void read_ledger(struct lp_restore *r)
+{
+	struct lp_mm *in = NULL, *mm;
+
+	while (!lp_ledger_read(r->ledger)) {
+		mm = r->gate_wanted;
+		if (in)
+			alone_no_more(in);
+		in = alone(mm) ? mm : NULL;
+	}
+	if (in)
+		alone_no_more(in);
 }
 
 /* ---- ------------------------------------------------------------------------------ */
@@ -316,19 +379,18 @@ void book_begin(struct lp_mm *mm)
 	mm->r->nbooks_due++;
 }
 
+/* Alone in its gate. */
 static void begin_now(struct lp_mm *mm)
 {
 	struct lp_restore *r = mm->r;
 	uint64_t in_ledger, name;
 	bool whole;
 
-	mm->book_due = false;
-	r->nbooks_due--;
 	in_ledger = lp_space_dead(mm->space) ? 0 : lp_ledger_watch(r->ledger, mm->fd, mm_unmapped(mm), LP_PAGE_SIZE);
 	if (!in_ledger)
-		return;
+		goto out;
 	/* Up to here the ledger may mean another by it, or say that it begins. */
-	lp_ledger_read(r->ledger);
+	read_ledger(r);
 	name = take_expected(r, in_ledger);
 	/* Since when is it watched? A task of the checkpoint: since it registers memory, or from now on, before it does. */
 	whole = (name || mm->handed) && !(r->early_lost & bloom(in_ledger));
@@ -341,6 +403,10 @@ static void begin_now(struct lp_mm *mm)
 		eng_book_lost(mm->space);
 	}
 	take_early(r, in_ledger, mm);
+out:
+	/* Not before: nobody is a stranger who may be this one. */
+	mm->book_due = false;
+	r->nbooks_due--;
 }
 
 void book_read(struct lp_restore *r)
@@ -350,10 +416,23 @@ void book_read(struct lp_restore *r)
 	if (!r->ledger)
 		return;
 	r->ledger_at = lp_now();
-	lp_ledger_read(r->ledger);
-	for (mm = r->mms; mm && r->nbooks_due; mm = mm->next)
-		if (mm->book_due)
-			begin_now(mm);
+	read_ledger(r);
+	for (mm = r->mms; mm && r->nbooks_due; mm = mm->next) {
+		bool mine;
+
+		if (!mm->book_due)
+			continue;
+		mine = alone(mm);
+		begin_now(mm);
+		if (mine)
+			alone_no_more(mm);
+	}
+	lp_ledger_heeded(r->ledger);
+	if (lp_ledger_hasty(r->ledger) && !r->told_hasty) {
+		r->told_hasty = true;
+		pr_warn("guard pages (MADV_GUARD_INSTALL) were made while a fill had no CPU or no memory for 2 ms; if it "
+			"was of the same pages they are no guards");
+	}
 	if (!lp_ledger_lost(r->ledger))
 		return;
 	pr_warn("the kernel's ring of changes was full: their order has to be guessed until all have settled");

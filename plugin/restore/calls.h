@@ -15,6 +15,8 @@
 #ifndef LP_RESTORE_CALLS_H
 #define LP_RESTORE_CALLS_H
 
+#include <errno.h>
+
 #include "restore/internal.h"
 #include "restore/recorder.h"
 
@@ -266,20 +268,51 @@ static inline void eng_stall(struct lp_space *s, uint64_t until)
 
 /* ---- The kernel ---- */
 
+/*
+ * userfaultfd fills over guard pages. So nothing is filled of which it is not known
+ * that there are none: as if the layout was changing.
+ */
+static inline bool mm_fill_begin(struct lp_mm *mm)
+{
+	struct lp_ledger *l = mm->r->ledger;
+
+	if (!l)
+		return true;
+	/* What its task has done before is known when its book has begun. */
+	return !(atomic_load_explicit(&mm->book_due, memory_order_relaxed) && lp_ledger_guards(l)) &&
+	       lp_ledger_fill_begin(l);
+}
+
+static inline void mm_fill_end(struct lp_mm *mm)
+{
+	if (mm->r->ledger)
+		lp_ledger_fill_end(mm->r->ledger);
+}
+
 /* @f: what the bytes belong to. */
 static inline int mm_copy(struct lp_mm *mm, const struct lp_flight *f, uint64_t dst, const void *src, uint64_t len,
 			  uint64_t *done)
 {
-	int rc = lp_uffd_copy(mm->fd, dst, src, len, done);
+	int rc = -EAGAIN;
 
+	*done = 0;
+	if (mm_fill_begin(mm)) {
+		rc = lp_uffd_copy(mm->fd, dst, src, len, done);
+		mm_fill_end(mm);
+	}
 	RECORD_MM(mm, LP_REC_COPY, lp_flight_id(f), dst, len, *done, (int64_t)rc);
 	return rc;
 }
 
 static inline int mm_zero(struct lp_mm *mm, uint64_t dst, uint64_t len, uint64_t *done)
 {
-	int rc = lp_uffd_zero(mm->fd, dst, len, done);
+	int rc = -EAGAIN;
 
+	*done = 0;
+	if (mm_fill_begin(mm)) {
+		rc = lp_uffd_zero(mm->fd, dst, len, done);
+		mm_fill_end(mm);
+	}
 	RECORD_MM(mm, LP_REC_ZEROPAGE, dst, len, (int64_t)rc);
 	return rc;
 }

@@ -158,8 +158,11 @@ void mm_gone(struct lp_mm *mm)
 
 	lp_gate_enter_alone(&mm->gate);
 	pthread_mutex_lock(&r->lock);
-	if (role)
+	if (role) {
+		mm->alone = true;
 		book_read(r);
+		mm->alone = false;
+	}
 	if (!lp_space_dead(mm->space)) {
 		pr_info("%d.%u: its address space is gone", mm->pid, mm->id);
 		note_begin(r);

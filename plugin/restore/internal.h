@@ -90,7 +90,8 @@ struct lp_mm {
 	uint64_t poll_at; /* not polled before: out of descriptors for its children */
 	uint64_t book;	  /* what the ledger calls it, or 0; r->lock */
 	struct lp_mm *book_next; /* with the same hash */
-	bool book_due;	  /* it is to have one */
+	_Atomic bool book_due; /* it is to have one */
+	bool alone;	  /* who has the role is alone in the gate; of the role */
 	struct removal {
 		uint64_t from, len, number;
 		uint32_t tid;
@@ -136,6 +137,8 @@ struct lp_restore {
 	uint64_t early_lost; /* a filter of those of which one was dropped */
 	uint64_t numbers; /* names, and numbers of madvise(), given out */
 	uint64_t ledger_at; /* of the role: when it was read last */
+	struct lp_mm *gate_wanted; /* of the role: an entry can only be taken by who is alone in its gate */
+	bool told_hasty;
 	/* seen.c; r->lock */
 	struct seen {
 		uint64_t in_ledger, addr;
@@ -269,7 +272,10 @@ void book_forget(struct lp_mm *mm);
 struct lp_mm *book_find(struct lp_restore *r, uint64_t in_ledger);
 /* Is it of somebody else's restore, or what else uses userfaultfds? */
 bool book_stranger(struct lp_restore *r, uint64_t in_ledger);
-/* Enter all that the ledger has. By the holder of the role only: what is entered is settled by its probes. */
+/*
+ * Enter all that the ledger has. By the holder of the role only: what is entered is settled by its probes. r->lock
+ * may be released for a while, to be alone in the gate of another mm.
+ */
 void book_read(struct lp_restore *r);
 /* Which madvise() sent REMOVE of [start, end)? 0: not known. */
 uint64_t book_removal(struct lp_mm *mm, uint64_t start, uint64_t end);

@@ -91,7 +91,10 @@ int lost_poison(struct lp_mm *mm, struct lp_flight *f)
 
 	if (!p)
 		return 0;
+	if (!mm_fill_begin(mm))
+		return -EAGAIN;
 	rc = lp_uffd_poison(mm->fd, p->addr, LP_PAGE_SIZE);
+	mm_fill_end(mm);
 	switch (rc) {
 	case 0:
 		note_filled(mm, p->addr, LP_PAGE_SIZE);

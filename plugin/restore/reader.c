@@ -481,6 +481,7 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm, bool insist, bool *l
 		*left = true;
 		return false;
 	}
+	mm->alone = true;
 	r->zone->mm = mm->id;
 	do {
 		lp_uffd_delay_point();
@@ -521,6 +522,7 @@ static bool read_mm(struct lp_reader *rd, struct lp_mm *mm, bool insist, bool *l
 		for (i = 0; i < nfaults; i++)
 			answer(rd, mm, faults[i]);
 	} while (n < 0 || n == sizeof(r->zone->msgs));
+	mm->alone = false;
 	lp_gate_leave_alone(&mm->gate);
 
 	pthread_mutex_lock(&r->lock);
@@ -537,6 +539,7 @@ static void retry_deferred(struct lp_reader *rd, struct lp_mm *mm)
 	size_t n, i;
 
 	lp_gate_enter_alone(&mm->gate);
+	mm->alone = true;
 	settle(rd, mm);
 	do {
 		n = 0;
@@ -556,6 +559,7 @@ static void retry_deferred(struct lp_reader *rd, struct lp_mm *mm)
 	if (lp_space_unsettled(mm->space) && !mm->retry_at)
 		look_later(mm);
 	pthread_mutex_unlock(&rd->r->lock);
+	mm->alone = false;
 	lp_gate_leave_alone(&mm->gate);
 }
 
@@ -663,7 +667,7 @@ static bool read_all(struct lp_reader *rd)
 	else if (wanted)
 		atomic_store_explicit(&r->pass_due, true, memory_order_relaxed);
 	/* The ring must not run full of changes that no message tells; and who fills looks here while there are any. */
-	if (r->ledger && (lp_ledger_any(r->ledger) || now - r->ledger_at > LEDGER_NS)) {
+	if (r->ledger && (lp_ledger_any(r->ledger) || lp_ledger_guards_due(r->ledger) || now - r->ledger_at > LEDGER_NS)) {
 		pthread_mutex_lock(&r->lock);
 		book_read(r);
 		pthread_mutex_unlock(&r->lock);

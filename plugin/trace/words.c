@@ -234,6 +234,9 @@ static void book_words(const struct lp_rec *r, char *buf)
 	case LP_CHANGE_REMOVE:
 		SAY("madvise(" X ", " U ", MADV_DONTNEED or its like), number " X, v[2], v[3], v[4]);
 		break;
+	case LP_CHANGE_GUARD:
+		SAY("madvise(" X ", " U ", MADV_GUARD_INSTALL)", v[2], v[3]);
+		break;
 	default:
 		SAY("unknown change " X, v[1]);
 	}

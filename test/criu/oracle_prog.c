@@ -2,7 +2,7 @@
 /*
  * The oracle as a program to be dumped and restored:
  *
- *	oracle_prog --dir DIR [--size 64M] [--threads N] [--ops N | --seconds N] [--seed S]
+ *	oracle_prog --dir DIR [--size 64M] [--threads N] [--ops N | --seconds N] [--seed S] [--guards]
  *
  * It fills its memory, starts its threads, creates DIR/ready and polls for
  * DIR/go, where it is dumped. The number in `go` goes into the seed, so each
@@ -112,10 +112,11 @@ static void result(const struct oracle_shared *sh)
 
 int main(int argc, char **argv)
 {
-	enum { DIR_, SIZE, THREADS, OPS, SECONDS, SEED };
+	enum { DIR_, SIZE, THREADS, OPS, SECONDS, SEED, GUARDS };
 	static const struct option longs[] = {
 		{ "dir", 1, NULL, DIR_ }, { "size", 1, NULL, SIZE }, { "threads", 1, NULL, THREADS },
-		{ "ops", 1, NULL, OPS }, { "seconds", 1, NULL, SECONDS }, { "seed", 1, NULL, SEED }, { NULL, 0, NULL, 0 },
+		{ "ops", 1, NULL, OPS }, { "seconds", 1, NULL, SECONDS }, { "seed", 1, NULL, SEED },
+		{ "guards", 0, NULL, GUARDS }, { NULL, 0, NULL, 0 },
 	};
 	struct oracle_conf conf = { .pid = 7, .threads = 2, .gate = gate };
 	struct start start = { 0 };
@@ -133,8 +134,10 @@ int main(int argc, char **argv)
 		case OPS: conf.ops = number(optarg); break;
 		case SECONDS: conf.seconds = strtod(optarg, NULL); break;
 		case SEED: conf.seed = number(optarg); break;
+		case GUARDS: conf.guard = 1; break;
 		default:
-			fputs("usage: oracle_prog --dir DIR [--size 64M] [--threads N] [--ops N] [--seconds N] [--seed S]\n",
+			fputs("usage: oracle_prog --dir DIR [--size 64M] [--threads N] [--ops N] [--seconds N] [--seed S] "
+			      "[--guards]\n",
 			      stderr);
 			return 2;
 		}

@@ -56,7 +56,7 @@ struct opts {
 	struct list threads, workers, delays, size, tasks;
 	uint64_t seconds, runs, seed, ops, deadline;
 	const char *daemon, *keep, *trace, *trace_to, *crash;
-	bool wipe, dontfork, no_dontfork, merges, bare, eager, no_background, verbose, keep_going, no_ledger;
+	bool wipe, dontfork, guards, no_dontfork, merges, bare, eager, no_background, verbose, keep_going, no_ledger;
 };
 
 /* What the tasks and this program share. */
@@ -318,7 +318,7 @@ static void task_main(struct run *r, unsigned index)
 	struct task *t = &r->tasks[index];
 	struct oracle_conf conf = {
 		.pid = BASE_PID + index, .threads = r->threads, .seed = r->seed * 31 + index, .ops = r->o->ops,
-		.wipe = r->o->wipe, .dontfork = r->o->dontfork, .gate = gate, .gate_arg = r->st, .shared = &r->st->sh,
+		.wipe = r->o->wipe, .dontfork = r->o->dontfork, .guard = r->o->guards, .gate = gate, .gate_arg = r->st, .shared = &r->st->sh,
 	};
 	struct oracle *or;
 	uint64_t page[IB_PAGE / 8], addr;
@@ -661,7 +661,7 @@ static void parse(int argc, char **argv, struct opts *o)
 {
 	enum { SECONDS, RUNS, SEED, THREADS, WORKERS, SIZE, DELAYS, DAEMON, TASKS, OPS, DEADLINE, KEEP, WIPE, EAGER,
 	       VERBOSE, NO_BACKGROUND, KEEP_GOING, DONTFORK, NO_DONTFORK, MERGES,
-	       BARE, TRACE, TRACE_TO, CRASH, NO_LEDGER };
+	       BARE, TRACE, TRACE_TO, CRASH, NO_LEDGER, GUARDS };
 	static const struct option longs[] = {
 		{ "seconds", 1, NULL, SECONDS }, { "runs", 1, NULL, RUNS }, { "seed", 1, NULL, SEED },
 		{ "threads", 1, NULL, THREADS }, { "workers", 1, NULL, WORKERS }, { "size", 1, NULL, SIZE },
@@ -669,7 +669,7 @@ static void parse(int argc, char **argv, struct opts *o)
 		{ "ops", 1, NULL, OPS }, { "deadline", 1, NULL, DEADLINE }, { "keep", 1, NULL, KEEP },
 		{ "wipe", 0, NULL, WIPE }, { "eager", 0, NULL, EAGER }, { "verbose", 0, NULL, VERBOSE },
 		{ "no-background", 0, NULL, NO_BACKGROUND }, { "keep-going", 0, NULL, KEEP_GOING },
-		{ "dontfork", 0, NULL, DONTFORK },
+		{ "dontfork", 0, NULL, DONTFORK }, { "guards", 0, NULL, GUARDS },
 		{ "no-dontfork", 0, NULL, NO_DONTFORK },
 		{ "crash", 1, NULL, CRASH }, { "no-ledger", 0, NULL, NO_LEDGER },
 		{ "merges", 0, NULL, MERGES }, { "bare", 0, NULL, BARE }, { "trace", 1, NULL, TRACE },
@@ -703,12 +703,13 @@ static void parse(int argc, char **argv, struct opts *o)
 		case MERGES: o->merges = true; break;
 		case NO_DONTFORK: o->no_dontfork = true; break;
 		case DONTFORK: o->dontfork = true; break;
+		case GUARDS: o->guards = true; break;
 		case KEEP_GOING: o->keep_going = true; break;
 		default:
 			fputs("usage: stress [--seconds N | --runs N] [--seed S] [--threads LIST] [--workers LIST]\n"
 			      "  [--delays LIST(us)] [--size LIST(e.g. 16M)] [--tasks LIST] [--ops N(per thread)]\n"
 			      "  [--daemon PATH] [--deadline SECONDS] [--keep DIR] [--keep-going]\n"
-			      "  [--no-background] [--wipe] [--dontfork] [--no-dontfork (nor in the image)] [--bare]\n"
+			      "  [--no-background] [--wipe] [--dontfork] [--guards] [--no-dontfork (nor in the image)] [--bare]\n"
 			      "  [--crash SPEC (as LAZYPAGES_TEST_CRASH, %% becomes the seed)]\n"
 			      "  [--merges (a fixed program: do split mappings merge again?)]\n"
 			      "  [--trace FILE (record and replay each run, keep the last)] [--trace-to FILE (only record)]\n"

@@ -53,7 +53,7 @@ static bool check_task(struct md *m, struct md_task *t)
 {
 	unsigned i;
 
-	if (!t->alive || t->changing)
+	if (!t->alive || t->changing || md_guards_due(t))
 		return true;
 	for (i = 0; i < m->conf.pages; i++) {
 		struct md_page *p = &t->pg[i];
@@ -85,6 +85,24 @@ static bool check_task(struct md *m, struct md_task *t)
 	return true;
 }
 
+static void wake_all(struct md *m, struct md_task *t)
+{
+	uint64_t addr;
+
+	while (lp_space_next_wake(t->space, &addr))
+		md_wake_page(m, t, (addr - MD_BASE) / MD_PAGE);
+}
+
+bool md_guards_due(const struct md_task *t)
+{
+	size_t i;
+
+	for (i = 0; i < t->nentries; i++)
+		if (t->entries[i].kind == LP_CHANGE_GUARD)
+			return true;
+	return false;
+}
+
 bool md_enter(struct md *m, struct md_task *t)
 {
 	size_t i;
@@ -96,13 +114,13 @@ bool md_enter(struct md *m, struct md_task *t)
 			return md_differ(m, md_task_no(m, t), "a change says no memory");
 	}
 	t->nentries = 0;
+	wake_all(m, t);
 	return true;
 }
 
 /* The host sees a settled moment, if it is one. */
 static bool observe(struct md *m, struct md_task *t)
 {
-	uint64_t addr;
 	unsigned i;
 	int rc;
 
@@ -126,8 +144,7 @@ static bool observe(struct md *m, struct md_task *t)
 		md_cell(m, CELL_SETTLED, t, 0, 0, 0, 0);
 	if (rc || lp_space_unsettled(t->space))
 		return md_differ(m, md_task_no(m, t), "settled says %s", strerror(-rc));
-	while (lp_space_next_wake(t->space, &addr))
-		md_wake_page(m, t, (addr - MD_BASE) / MD_PAGE);
+	wake_all(m, t);
 	md_note(m, "  settled", md_task_no(m, t), 0, 0, 0, 0);
 	for (i = 0; i < m->conf.pages; i++) {
 		struct md_page *p = &t->pg[i];

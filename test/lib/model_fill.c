@@ -21,7 +21,7 @@ static bool fill_page(struct md *m, struct lp_flight *f)
 	unsigned i = (h->addr - MD_BASE) / MD_PAGE;
 	struct md_page *p;
 
-	if (t->changing)
+	if (t->changing || md_guards_due(t))
 		return false;
 	if (h->addr < MD_BASE || i >= m->conf.pages || h->len < MD_PAGE || (h->addr | h->len | h->img) % MD_PAGE)
 		return md_differ(m, md_task_no(m, t), "a piece at 0x%" PRIx64 "+0x%" PRIx64, h->addr, h->len);
@@ -97,7 +97,7 @@ bool md_fault(struct md *m, struct md_task *t, unsigned page)
 		return true;
 	if (v == LP_LATER && !lp_space_doubtful(t->space, a))
 		return md_differ(m, md_task_no(m, t), "later, but not in doubt");
-	if (t->changing || v == LP_LATER)
+	if (t->changing || v == LP_LATER || md_guards_due(t))
 		return !lp_space_defer(t->space, a) || md_differ(m, md_task_no(m, t), "defer says no memory");
 	if (p->state == REG && !p->present) {
 		if (p->want)

@@ -125,6 +125,8 @@ void md_task_clear(struct md_task *t);
 void md_made(struct md_task *t, struct lp_change c);
 /* What the kernel has made is entered, as far as the host has come. */
 bool md_enter(struct md *m, struct md_task *t);
+/* Guard pages were made that are not entered: the host fills nothing. */
+bool md_guards_due(const struct md_task *t);
 void md_note(struct md *m, const char *what, unsigned task, unsigned thread, unsigned a, unsigned b, unsigned c);
 /* Task @bad (or -1) shows a difference. Always false. */
 bool md_differ(struct md *m, int bad, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -393,6 +393,21 @@ static void op_dontneed(struct md *m, struct md_task *t, struct md_thread *th)
 	md_post(m, t, th, EV_REMOVE, a, len, m->calls);
 }
 
+/* Guard pages, and at once gone again, so that it can be touched: no message. */
+static void op_guard(struct md *m, struct md_task *t, struct md_thread *th)
+{
+	unsigned a, i, len = own_range(m, t, th - t->th, true, &a);
+
+	if (!len)
+		return;
+	md_note(m, "guard", md_task_no(m, t), th - t->th, a, len, 0);
+	md_made(t, (struct lp_change){ .kind = LP_CHANGE_GUARD, .from = at(a), .len = len * MD_PAGE });
+	for (i = a; i < a + len; i++) {
+		t->pg[i].want = 0;
+		t->pg[i].present = false;
+	}
+}
+
 /* Growing in place and plain mappings: no messages. */
 static void op_silent(struct md *m, struct md_task *t, struct md_thread *th)
 {
@@ -555,6 +570,8 @@ bool md_act(struct md *m, struct md_task *t, struct md_thread *th)
 		op_fork(m, t, th);
 	else if (op > 60 && t->book)
 		op_mark(m, t, th);
+	else if (op > 57 && t->book)
+		op_guard(m, t, th);
 	else if (op < 53)
 		return (md_task_no(m, t) < m->conf.tasks && md_pick(m, 8)) || op_exit(m, t);
 	else

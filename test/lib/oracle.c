@@ -14,7 +14,7 @@
 static const char *const names[OP_COUNT] = {
 	"read", "write", "patch", "sysread", "syswrite", "dontneed", "free", "munmap", "mmap", "mmap_over", "move",
 	"move_over", "move_any", "grow", "shrink", "dontunmap", "mprotect", "fork", "fork_all", "vfork", "exec",
-	"dontfork", "wipeonfork", "verify",
+	"dontfork", "wipeonfork", "guard", "verify",
 };
 static const char *const founds[FOUND_COUNT] = { "zeros", "stale", "other", "torn" };
 

@@ -29,7 +29,7 @@
 enum oracle_op {
 	OP_READ, OP_WRITE, OP_PATCH, OP_SYSREAD, OP_SYSWRITE, OP_DONTNEED, OP_FREE, OP_MUNMAP, OP_MMAP, OP_MMAP_OVER,
 	OP_MOVE, OP_MOVE_OVER, OP_MOVE_ANY, OP_GROW, OP_SHRINK, OP_DONTUNMAP, OP_MPROTECT, OP_FORK, OP_FORK_ALL,
-	OP_VFORK, OP_EXEC, OP_DONTFORK, OP_WIPEONFORK, OP_VERIFY, OP_COUNT
+	OP_VFORK, OP_EXEC, OP_DONTFORK, OP_WIPEONFORK, OP_GUARD, OP_VERIFY, OP_COUNT
 };
 
 enum oracle_found { FOUND_ZERO, FOUND_STALE, FOUND_OTHER, FOUND_TORN, FOUND_COUNT };
@@ -66,6 +66,7 @@ struct oracle_conf {
 	 * Off: only what the image says.
 	 */
 	int wipe, dontfork;
+	int guard; /* MADV_GUARD_INSTALL, where the kernel has it; no event either */
 	/* Called by each thread before its first operation; the result goes into its seed. NULL: at once. */
 	uint64_t (*gate)(void *arg, unsigned thread);
 	void *gate_arg;

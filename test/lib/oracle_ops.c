@@ -19,6 +19,11 @@
 #define MREMAP_DONTUNMAP 4
 #endif
 
+#ifndef MADV_GUARD_INSTALL /* Linux 6.13 */
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
+
 #define MAX_DEPTH 2
 
 static void *at(const struct seg *s, size_t i)
@@ -499,6 +504,32 @@ static void do_dontunmap(struct thread *th, struct seg *s)
 	look_at(th);
 }
 
+/* Guard pages, perhaps moved; then there are zeros. */
+static void do_guard(struct thread *th, struct seg *s)
+{
+	size_t a, n, i;
+	uint64_t addr, to;
+
+	range(th, s, &a, &n);
+	addr = s->addr + a * ORACLE_PAGE;
+	if (!open_pipe(th) || (madvise(at(s, a), n * ORACLE_PAGE, MADV_GUARD_INSTALL) && errno == EINVAL))
+		return;
+	written(s); /* it gives the VMA its anon_vma, too */
+	for (i = a; i < a + n; i++)
+		pg_set(&s->st[i], PG_ZERO, 0);
+	i = a + oracle_rnd(th, n);
+	ok(th, write(th->pipe[1], at(s, i), 1) < 0 && errno == EFAULT, addr, n, i - a);
+	if (!oracle_rnd(th, 3) && room(th) && (to = place(th, n)) && move_to(th, s, a, n, to)) {
+		s = &th->segs[th->nsegs - 1];
+		addr = to;
+		a = 0;
+	}
+	if (!ok(th, !madvise((void *)addr, n * ORACLE_PAGE, MADV_GUARD_REMOVE), addr, n, 0))
+		return;
+	i = a + oracle_rnd(th, n);
+	oracle_verify(th, s, i, at(s, i));
+}
+
 static void do_mprotect(struct thread *th, struct seg *s)
 {
 	bool none = !oracle_rnd(th, 3);
@@ -649,7 +680,7 @@ static const uint16_t weights[OP_COUNT] = {
 	[OP_READ] = 250, [OP_WRITE] = 90, [OP_PATCH] = 80, [OP_SYSREAD] = 30, [OP_SYSWRITE] = 20, [OP_DONTNEED] = 60,
 	[OP_FREE] = 30, [OP_MUNMAP] = 40, [OP_MMAP] = 50, [OP_MMAP_OVER] = 15, [OP_MOVE] = 60, [OP_MOVE_OVER] = 15,
 	[OP_MOVE_ANY] = 70, [OP_GROW] = 50, [OP_SHRINK] = 25, [OP_DONTUNMAP] = 30, [OP_MPROTECT] = 40, [OP_FORK] = 10,
-	[OP_FORK_ALL] = 2, [OP_VFORK] = 3, [OP_EXEC] = 1, [OP_DONTFORK] = 10, [OP_WIPEONFORK] = 6,
+	[OP_FORK_ALL] = 2, [OP_VFORK] = 3, [OP_EXEC] = 1, [OP_DONTFORK] = 10, [OP_WIPEONFORK] = 6, [OP_GUARD] = 20,
 };
 
 static unsigned choose(struct thread *th)
@@ -665,7 +696,8 @@ static unsigned choose(struct thread *th)
 		i = OP_READ;
 	if (i == OP_FORK_ALL && th->depth)
 		i = OP_FORK;
-	if ((i == OP_WIPEONFORK && !th->o->conf.wipe) || (i == OP_DONTFORK && !th->o->conf.dontfork))
+	if ((i == OP_WIPEONFORK && !th->o->conf.wipe) || (i == OP_DONTFORK && !th->o->conf.dontfork) ||
+	    (i == OP_GUARD && !th->o->conf.guard))
 		i = OP_READ;
 	return i;
 }
@@ -720,6 +752,9 @@ static void run_op(struct thread *th, unsigned op, struct seg *s)
 		break;
 	case OP_MPROTECT:
 		do_mprotect(th, s);
+		break;
+	case OP_GUARD:
+		do_guard(th, s);
 		break;
 	case OP_DONTFORK:
 		do_flag(th, s, ORACLE_DONTFORK, MADV_DONTFORK, MADV_DOFORK);

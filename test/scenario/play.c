@@ -22,7 +22,7 @@
  *   change S remap FROM LEN TO_LEN [to A] [area A] [maymove] [dontunmap] [grew]  to: MREMAP_FIXED; it and
  *                                 dontunmap say maymove, too; area: LP_REMAP_AREA, 0 if none was looked for
  *   change S fork N               N: the name of the child's book
- *   change S dontfork|dofork|wipe|keep A-B
+ *   change S dontfork|dofork|wipe|keep|guard A-B
  *   change S remove N A-B         N: its number, see `call`
  *   call S N                      the next REMOVE is that of `change S remove N`
  *   book-lost S
@@ -328,7 +328,7 @@ static int do_change(struct play *p, struct lp_space *s)
 	static const char *const kinds[] = {
 		[LP_CHANGE_UNMAP] = "unmap",	   [LP_CHANGE_REMAP] = "remap",	  [LP_CHANGE_FORK] = "fork",
 		[LP_CHANGE_DONTFORK] = "dontfork", [LP_CHANGE_DOFORK] = "dofork", [LP_CHANGE_WIPE] = "wipe",
-		[LP_CHANGE_KEEP] = "keep",	   [LP_CHANGE_REMOVE] = "remove",
+		[LP_CHANGE_KEEP] = "keep",	   [LP_CHANGE_REMOVE] = "remove", [LP_CHANGE_GUARD] = "guard",
 	};
 	struct lp_change c = { .kind = LP_CHANGE_UNMAP };
 	uint64_t end;

@@ -147,6 +147,7 @@ static int make_changes(struct world *w)
 		{ LP_CHANGE_REMAP, LP_REMAP_MAYMOVE | LP_REMAP_AREA, 1 * PG, 30 * PG, 120 * PG, 30 * PG },
 		{ LP_CHANGE_REMAP, LP_REMAP_MAYMOVE | LP_REMAP_FIXED, 1 * PG, 30 * PG, 120 * PG, 30 * PG },
 		{ LP_CHANGE_FORK, 0, 0, 0, 2, 0 },
+		{ LP_CHANGE_GUARD, 0, 51 * PG, 1 * PG, 0, 0 },
 		{ LP_CHANGE_FORK, 0, 0, 0, 3, 0 },
 		{ LP_CHANGE_REMAP, LP_REMAP_MAYMOVE | LP_REMAP_FIXED | LP_REMAP_DONTUNMAP, 45 * PG, 3 * PG, 200 * PG, 3 * PG },
 	};
@@ -249,6 +250,15 @@ static int do_unmap(struct world *w)
 static int do_remove(struct world *w)
 {
 	return lp_space_remove(w->s, 1 * PG, 50 * PG);
+}
+
+/* At rest, and when something is under way. */
+static int do_guard(struct world *w)
+{
+	const struct lp_change c = { LP_CHANGE_GUARD, 0, 1 * PG, 49 * PG, 0, 0 };
+
+	lp_space_book(w->s, 1);
+	return lp_space_changed(w->s, &c);
 }
 
 static int do_fork(struct world *w)
@@ -371,6 +381,8 @@ static void test_messages(void **state)
 	each(build, do_remap);
 	each(build, do_unmap);
 	each(build, do_remove);
+	each(build, do_guard);
+	each(build_unsettled, do_guard);
 	each(build, do_fork);
 	each(build_unsettled, do_fork);
 }
@@ -436,10 +448,15 @@ static void test_booked(void **state)
 {
 	uint64_t booked, guessed;
 	struct world w;
+	uint64_t img;
+	uint32_t obj;
 
 	build_booked(&w);
 	assert_int_equal(do_settled(&w), 0);
 	check_settled(&w);
+	assert_false(lp_space_peek(w.s, 51 * PG, &img, &obj)); /* a guard page, after the first fork */
+	assert_true(lp_space_peek(w.child, 51 * PG, &img, &obj));
+	assert_false(lp_space_peek(w.twin, 51 * PG, &img, &obj));
 	lp_engine_settlings(w.e, &booked, &guessed);
 	assert_int_equal(booked, 1);
 	assert_int_equal(guessed, 0);

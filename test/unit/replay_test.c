@@ -397,6 +397,7 @@ static void test_senseless_book(void **state)
 		{ 5, -EINVAL, CHANGE(LP_CHANGE_FORK, K, 0, 7) },
 		{ 5, -EINVAL, CHANGE(LP_CHANGE_REMOVE, 0x10000, K) },
 		{ 5, -EINVAL, CHANGE(LP_CHANGE_WIPE, 0x10000, K, 7) },
+		{ 5, -EINVAL, CHANGE(LP_CHANGE_GUARD, 0x10000, K, 7) },
 		{ 12, -EINVAL, { LP_REC_CALL, 0, 1, { 0, 0 } } },
 		{ 21, -EINVAL, { LP_REC_CALL, 0, 1, { 1, 7 } } }, /* a young child */
 		{ 13, -EINVAL, { LP_REC_UNMAP, 0, 1, { 0, 0x11000, 0x12000, 0 } } }, /* CALL came before */
@@ -427,6 +428,7 @@ static void test_asked_for(void **state)
 		CHANGE(LP_CHANGE_UNMAP, 0x10000, 0),
 		CHANGE(LP_CHANGE_KEEP, 0, TOP - K),
 		CHANGE(LP_CHANGE_DOFORK, 0x1e000, TOP - K),
+		CHANGE(LP_CHANGE_GUARD, 0, TOP - K),
 		CHANGE(LP_CHANGE_REMAP, 0x10000, TOP - K, 0, 0),
 		CHANGE(WHAT(LP_CHANGE_REMAP, 15), 0x10000, 0, 0x10000, TOP - K),
 		CHANGE(WHAT(LP_CHANGE_REMAP, 15), 0x10000, K, TOP - K, TOP - K),
@@ -471,7 +473,7 @@ static void test_words_book(void **state)
 			    odd = CHANGE(WHAT(LP_CHANGE_REMAP, UINT64_C(0x61)), 0x10000, K, 0, K),
 			    room = CHANGE(WHAT(LP_CHANGE_REMAP, GREW), 0x10000, K, 0x30000, 2 * K),
 			    kept = CHANGE(WHAT(LP_CHANGE_REMAP, AREA | LP_REMAP_DONTUNMAP), 0x10000, K, 0x30000, K),
-			    none = CHANGE(77, 0x10000, K, 0, 0);
+			    guard = CHANGE(LP_CHANGE_GUARD, 0x10000, K), none = CHANGE(77, 0x10000, K, 0, 0);
 
 	says(&booked[4], "book 0x100: from here on the kernel's order of changes is known");
 	says(&booked[5], "madvise(0x1e000, 8192, MADV_WIPEONFORK)");
@@ -487,6 +489,7 @@ static void test_words_book(void **state)
 	says(&room, "mremap(0x10000, 4096, 8192, MREMAP_MAYMOVE): grew, room at 0x30000");
 	says(&kept, "mremap(0x10000, 4096, 4096, MREMAP_MAYMOVE|MREMAP_DONTUNMAP): room at 0x30000");
 	says(&booked[34], "mremap(0x1f000, 4096, 8192, MREMAP_MAYMOVE): grew");
+	says(&guard, "madvise(0x10000, 4096, MADV_GUARD_INSTALL)");
 	says(&none, "unknown change 0x4d");
 
 	assert_true(lp_rec_about(&booked[5], 0x1ffff));

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A program for test/criu/small guard: guard pages (MADV_GUARD_INSTALL) take away
+ * what was there, and userfaultfd sends no message of it. When they are removed
+ * again the program must find zeros. Makes DIR/done; when there is DIR/go, puts
+ * guard pages over a part of its memory, takes away half of them, and says in
+ * DIR/result how many pages are wrong, or -1 if the kernel has no guard pages. A
+ * child, which has the same memory, does so as well, and then its parent's part.
+ *
+ *   guard_prog DIR
+ */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE  103
+#endif
+#define PAGE  4096
+#define PAGES 256
+
+static uint64_t pattern(unsigned i) { return (i + 1) * UINT64_C(0x9E3779B97F4A7C15); }
+
+static const char *in(const char *dir, const char *name)
+{
+	static char path[512];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	return path;
+}
+
+static void put(const char *dir, const char *name, int n)
+{
+	char part[512];
+	FILE *f;
+
+	snprintf(part, sizeof(part), "%s/part", dir);
+	f = fopen(part, "w");
+	if (!f)
+		exit(1);
+	fprintf(f, "%d\n", n);
+	if (fclose(f) || rename(part, in(dir, name)))
+		exit(1);
+}
+
+/* Guards over pages [from, from + 64), gone again over the second half. */
+static int change(char *p, unsigned from)
+{
+	return madvise(p + from * PAGE, 64 * PAGE, MADV_GUARD_INSTALL) ||
+	       madvise(p + (from + 32) * PAGE, 32 * PAGE, MADV_GUARD_REMOVE);
+}
+
+/* @zero: from where 32 pages are zeros, after 32 that are guarded; 0: nowhere. */
+static int wrong(const char *p, const unsigned zero[2])
+{
+	int n = 0;
+	unsigned i, k;
+
+	for (i = 0; i < PAGES; i++) {
+		uint64_t want = pattern(i);
+		int guarded = 0;
+
+		for (k = 0; k < 2; k++) {
+			guarded |= zero[k] && i >= zero[k] - 32 && i < zero[k];
+			if (zero[k] && i >= zero[k] && i < zero[k] + 32)
+				want = 0;
+		}
+		n += !guarded && *(const volatile uint64_t *)(p + i * PAGE) != want;
+	}
+	return n;
+}
+
+int main(int argc, char **argv)
+{
+	unsigned i, zero[2] = { 64, 0 };
+	int n, status;
+	pid_t child;
+	char *p;
+
+	if (argc != 2)
+		return 2;
+	p = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return 1;
+	for (i = 0; i < PAGES; i++)
+		*(uint64_t *)(p + i * PAGE) = pattern(i);
+	put(argv[1], "done", 0);
+	while (access(in(argv[1], "go"), F_OK))
+		usleep(10000);
+	if (change(p, 32)) {
+		put(argv[1], "result", -1);
+		for (;;)
+			pause();
+	}
+	child = fork();
+	if (!child) {
+		zero[1] = 192;
+		if (change(p, 160))
+			_exit(200);
+		n = wrong(p, zero);
+		_exit(n < 100 ? n : 100);
+	}
+	n = wrong(p, zero);
+	if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
+		n += 1000;
+	else
+		n += WEXITSTATUS(status) * 1000;
+	put(argv[1], "result", n);
+	for (;;)
+		pause();
+}
