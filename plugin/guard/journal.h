@@ -36,7 +36,7 @@
 
 #define LP_J_MAGIC   UINT64_C(0x314e524a5a414c00) /* "\0LAZJRN1" */
 /* Of the header's and the cells' form. Whatever changes either raises it. */
-#define LP_J_VERSION 5
+#define LP_J_VERSION 6
 /*
  * Of what the engine makes of cells: a new worker must come to the views that the
  * old one had. Whatever makes the engine ask or decide otherwise raises it.
@@ -215,6 +215,7 @@ struct lp_jhead {
 	uint64_t longest_ns;	    /* from a death until all tasks were woken */
 	uint32_t verify;	    /* enum lp_verify, as decided at the start; 0: not yet */
 	int32_t oom_adj;	    /* that the first guardian was started with */
+	_Atomic uint64_t lost;	    /* bytes that could not be had and are poisoned */
 	_Atomic int32_t ledger[LP_J_LEDGER];  /* the descriptors of ledger/ledger.h, -1: none */
 	struct lp_jctl ctl;
 	struct lp_jupgrade up;

@@ -229,7 +229,7 @@ static void say_status(struct lp_restore *r, struct text *t)
 	put(t, "\"bytes\": {\"total\": %" PRIu64 ", \"background\": %" PRIu64 ", \"urgent\": %" PRIu64
 	       ", \"dropped\": %" PRIu64 ", \"lost\": %" PRIu64 "}, ",
 	    r->total_bytes, atomic_load(&r->filled_bulk), atomic_load(&r->filled_urgent), atomic_load(&r->dropped),
-	    atomic_load(&r->lost));
+	    atomic_load(r->lost));
 	put(t, "\"source\": {\"kind\": \"%s\", ", r->source->ops->name);
 	put_source(t, r->conf->source_text);
 	put(t, "\"state\": \"%s\", \"errors\": %" PRIu64,
@@ -483,7 +483,7 @@ static void say_end(struct lp_restore *r, struct text *t)
 		refuse(t, "the restored tasks were killed");
 	else if (r->failed)
 		refuse(t, "the restore failed, see the daemon's log");
-	else if (atomic_load(&r->lost))
+	else if (atomic_load(r->lost))
 		refuse(t, "some pages could not be had and are poisoned");
 	else
 		done(t);

@@ -184,7 +184,8 @@ struct lp_restore {
 	_Atomic bool cancelled; /* the next signal is for that */
 	_Atomic bool probe_all; /* some task has ended: which address spaces are gone? */
 
-	_Atomic uint64_t filled_bulk, filled_urgent, dropped, lost, refused, faults, zero_faults;
+	_Atomic uint64_t filled_bulk, filled_urgent, dropped, refused, faults, zero_faults;
+	_Atomic uint64_t *lost, own_lost; /* bytes; in the journal, or ours */
 	uint64_t total_bytes; /* lazy bytes of the checkpoint that were handed over */
 	uint64_t spaces, forks, remaps, removes, unmaps;
 };

@@ -97,8 +97,9 @@ int lost_poison(struct lp_mm *mm, struct lp_flight *f)
 	mm_fill_end(mm);
 	switch (rc) {
 	case 0:
+		/* First that: whoever goes on finds the page there. */
+		atomic_fetch_add(r->lost, LP_PAGE_SIZE);
 		note_filled(mm, p->addr, LP_PAGE_SIZE);
-		atomic_fetch_add(&r->lost, LP_PAGE_SIZE);
 		pr_info("%d.%u: 0x%" PRIx64 " is poisoned", mm->pid, mm->id, p->addr);
 		break;
 	case -EEXIST: /* it is there by now */

@@ -120,6 +120,7 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 	r->own_ctl.fd = -1;
 	r->accepted = r->j && lp_journal_has(r->j, LP_JF_ACCEPTED);
 	r->ctl = r->j ? &r->j->h->ctl : conf->ctl ? conf->ctl : &r->own_ctl;
+	r->lost = r->j ? &r->j->h->lost : &r->own_lost;
 	r->trace = conf->trace;
 	r->urgent_tail = &r->urgent_head;
 	r->epfd = r->kick_fd = r->done_fd = r->ctl_kick = -1;
@@ -531,7 +532,7 @@ int lp_restore_run(const struct lp_restore_conf *conf, int listen_fd, struct lp_
 		.faults = atomic_load(&r->faults),
 		.zero_faults = atomic_load(&r->zero_faults),
 		.dropped = atomic_load(&r->dropped),
-		.lost = atomic_load(&r->lost),
+		.lost = atomic_load(r->lost),
 		.refused = atomic_load(&r->refused),
 		.spaces = r->spaces,
 		.forks = r->forks,
