@@ -6,9 +6,11 @@
  * guard pages over a part of its memory, takes away half of them, and says in
  * DIR/result how many pages are wrong, or -1 if the kernel has no guard pages. A
  * child, which has the same memory, does so as well, and then its parent's part.
+ * Another mapping has guard pages from the beginning: they must be there still.
  *
  *   guard_prog DIR
  */
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,12 +76,32 @@ static int wrong(const char *p, const unsigned zero[2])
 	return n;
 }
 
+/* Of page @i of 16 in the other mapping. */
+static int was_guard(unsigned i) { return i < 2 || i == 8 || i == 15; }
+
+static int wrong_before(const char *p)
+{
+	int n = 0, fd[2];
+	unsigned i;
+
+	if (pipe(fd))
+		return 100;
+	for (i = 0; i < 16; i++) {
+		int guarded = write(fd[1], p + i * PAGE, 1) < 0 && errno == EFAULT;
+
+		n += guarded != was_guard(i) || (!guarded && *(const volatile uint64_t *)(p + i * PAGE) != pattern(i));
+	}
+	close(fd[0]);
+	close(fd[1]);
+	return n;
+}
+
 int main(int argc, char **argv)
 {
 	unsigned i, zero[2] = { 64, 0 };
 	int n, status;
 	pid_t child;
-	char *p;
+	char *p, *q;
 
 	if (argc != 2)
 		return 2;
@@ -88,6 +110,14 @@ int main(int argc, char **argv)
 		return 1;
 	for (i = 0; i < PAGES; i++)
 		*(uint64_t *)(p + i * PAGE) = pattern(i);
+	q = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (q == MAP_FAILED)
+		return 1;
+	for (i = 0; i < 16; i++) {
+		*(uint64_t *)(q + i * PAGE) = pattern(i);
+		if (was_guard(i))
+			madvise(q + i * PAGE, PAGE, MADV_GUARD_INSTALL);
+	}
 	put(argv[1], "done", 0);
 	while (access(in(argv[1], "go"), F_OK))
 		usleep(10000);
@@ -101,10 +131,10 @@ int main(int argc, char **argv)
 		zero[1] = 192;
 		if (change(p, 160))
 			_exit(200);
-		n = wrong(p, zero);
+		n = wrong(p, zero) + wrong_before(q);
 		_exit(n < 100 ? n : 100);
 	}
-	n = wrong(p, zero);
+	n = wrong(p, zero) + wrong_before(q) * 1000000;
 	if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
 		n += 1000;
 	else
