@@ -90,7 +90,7 @@ bool lp_space_concerned(const struct lp_space *s, const struct lp_change *c)
 	if (!s->book_name || s->dead || s->broken)
 		return false;
 	if (c->kind == LP_CHANGE_GUARD)
-		return !at_rest(s) || s->book_lost || s->vague || lp_map_overlaps(ext, c->from, c->from + c->len);
+		return !at_rest(s) || s->book_lost || s->nflights || lp_map_overlaps(&s->v.missing, c->from, c->from + c->len);
 	if (s->book_lost)
 		return false;
 	if (!at_rest(s) || (s->vague && c->kind != LP_CHANGE_REMOVE))
@@ -178,8 +178,8 @@ static int guard(struct lp_space *s, const struct lp_change *c)
 		return lp_space_remove(s, c->from, end);
 	if (lp_pool_reserve(&s->engine->pool, flights_count(s, c->from, end)) || flights_reserve(s))
 		return -ENOMEM;
-	if (!last || last->kind != LP_CHANGE_GUARD || c->from - last->from > last->len)
-		rc = append(s, c);
+	if (!last || last->kind != LP_CHANGE_GUARD || last->to != s->nlog || c->from - last->from > last->len)
+		rc = append(s, &(struct lp_change){ c->kind, 0, c->from, c->len, s->nlog, 0 });
 	else if (end > last->from + last->len)
 		last->len = end - last->from;
 	if (rc)
@@ -422,13 +422,13 @@ static int guarding(struct reading *t, const struct lp_change *c)
 	return rc || !t->s->forked ? rc : guard_view(pool, &t->w, c);
 }
 
-int book_guards_last(const struct lp_space *s, struct lp_view *v)
+int book_guards(const struct lp_space *s, struct lp_view *v, size_t from, size_t to)
 {
 	size_t i;
 	int rc = 0;
 
 	for (i = 0; i < s->nbook && !rc; i++)
-		if (s->book[i].kind == LP_CHANGE_GUARD)
+		if (s->book[i].kind == LP_CHANGE_GUARD && s->book[i].to >= from && s->book[i].to < to)
 			rc = guard_view(&s->engine->pool, v, &s->book[i]);
 	return rc;
 }

@@ -155,7 +155,7 @@ enum lp_change_kind {
 	LP_CHANGE_WIPE,
 	LP_CHANGE_KEEP,
 	LP_CHANGE_REMOVE, /* madvise(from, len, MADV_DONTNEED) and its like sends REMOVE; to: the number of this, see lp_space_call() */
-	LP_CHANGE_GUARD, /* madvise(from, len, MADV_GUARD_INSTALL): what was there is gone, and no message tells */
+	LP_CHANGE_GUARD, /* madvise(from, len, MADV_GUARD_INSTALL), not refused: what was there is gone, and no message tells */
 };
 #define LP_CHANGE_LAST LP_CHANGE_GUARD
 

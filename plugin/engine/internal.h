@@ -216,8 +216,11 @@ int book_explain(struct lp_space *s, const struct lp_view *base, const struct lp
 bool book_touches(const struct lp_space *s, uint64_t start, uint64_t end);
 /* All that was entered is dealt with, or of no use any more. */
 void book_close(struct lp_space *s);
-/* What guard pages have taken away, in @v: after all else, for want of the order. -ENOMEM leaves it half changed. */
-int book_guards_last(const struct lp_space *s, struct lp_view *v);
+/*
+ * What guard pages have taken away, in @v, that were entered when the log had @from messages or more, but fewer
+ * than @to. For want of the kernel's order. -ENOMEM leaves it half changed.
+ */
+int book_guards(const struct lp_space *s, struct lp_view *v, size_t from, size_t to);
 /* Who waits there looks again. Cannot fail: waiters_reserve(). */
 void book_guards_wake(struct lp_space *s);
 

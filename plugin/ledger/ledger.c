@@ -41,8 +41,9 @@ struct lp_ledger {
 	struct lp_ledger_shared *shared;
 	size_t page;
 	uint64_t lost, hasty; /* as last seen */
-	uint64_t guards_read;	/* all up to this one were handed out */
-	uint64_t guards_heeded; /* and heeded; any thread reads it */
+	uint64_t guards_read[LP_LEDGER_SLOTS];	 /* all up to this one were handed out */
+	uint64_t guards_heeded[LP_LEDGER_SLOTS]; /* and heeded; any thread reads it */
+	uint64_t guards; /* when none was open, 0: look */
 	lp_ledger_entry_fn fn;
 	void *arg;
 };
@@ -249,6 +250,7 @@ int lp_ledger_attach(const int fds[LP_LEDGER_FDS], lp_ledger_entry_fn fn, void *
 		     struct lp_err *err)
 {
 	struct lp_ledger *l = calloc(1, sizeof(*l));
+	unsigned i;
 	int rc;
 
 	if (!l)
@@ -273,7 +275,8 @@ int lp_ledger_attach(const int fds[LP_LEDGER_FDS], lp_ledger_entry_fn fn, void *
 	}
 	/* Of who was killed while it filled. */
 	lp_ledger_want_faults(l, false);
-	__atomic_store_n(&l->shared->filling, 0, __ATOMIC_SEQ_CST);
+	for (i = 0; i < LP_LEDGER_SLOTS; i++)
+		__atomic_store_n(&l->shared->slot[i].filling, 0, __ATOMIC_SEQ_CST);
 	l->hasty = l->shared->guards_hasty;
 	*out = l;
 	return 0;
@@ -331,52 +334,74 @@ static bool any(const struct ring *r)
 bool lp_ledger_read(struct lp_ledger *l)
 {
 	struct ring *r = &l->entries;
-	/* In this order: if both are the same, none was under way, and the entries of all are there. */
-	uint64_t entered = __atomic_load_n(&l->shared->guards_entered, __ATOMIC_SEQ_CST);
-	uint64_t guards = __atomic_load_n(&l->shared->guards, __ATOMIC_SEQ_CST);
-	unsigned long end = __atomic_load_n(r->producer, __ATOMIC_ACQUIRE), pos = *r->consumer;
+	uint64_t guards = __atomic_load_n(&l->shared->guards, __ATOMIC_SEQ_CST), now[LP_LEDGER_SLOTS], entered;
+	unsigned long end, pos = *r->consumer;
+	bool look = guards != l->guards, open = false;
 	const void *e;
+	unsigned i;
 
+	/* In this order: if both are the same, none was under way, and the entries of all are there. */
+	for (i = 1; look && i < LP_LEDGER_SLOTS; i++) {
+		entered = __atomic_load_n(&l->shared->slot[i].entered, __ATOMIC_SEQ_CST);
+		now[i] = __atomic_load_n(&l->shared->slot[i].guards, __ATOMIC_SEQ_CST);
+		if (now[i] != entered) {
+			now[i] = l->guards_read[i];
+			open = true;
+		}
+	}
+	end = __atomic_load_n(r->producer, __ATOMIC_ACQUIRE);
 	while (pos < end) {
 		e = record(r, &pos, sizeof(struct lp_ledger_entry));
 		if (e && !l->fn(l->arg, e))
 			return false;
 		__atomic_store_n(r->consumer, pos, __ATOMIC_RELEASE);
 	}
-	if (guards == entered)
-		l->guards_read = guards;
+	if (look) {
+		memcpy(l->guards_read + 1, now + 1, sizeof(now) - sizeof(now[0]));
+		l->guards = open ? 0 : guards;
+	}
 	return true;
 }
 
-bool lp_ledger_fill_begin(struct lp_ledger *l)
+static bool slot_due(const struct lp_ledger *l, unsigned slot)
 {
-	/* Whoever makes guard pages counts them and then looks whether somebody fills. */
-	__atomic_fetch_add(&l->shared->filling, 1, __ATOMIC_SEQ_CST);
-	if (!lp_ledger_guards_due(l))
-		return true;
-	lp_ledger_fill_end(l);
-	return false;
+	return __atomic_load_n(&l->shared->slot[slot].guards, __ATOMIC_SEQ_CST) !=
+	       __atomic_load_n(&l->guards_heeded[slot], __ATOMIC_ACQUIRE);
 }
 
-void lp_ledger_fill_end(struct lp_ledger *l)
+bool lp_ledger_fill_begin(struct lp_ledger *l, unsigned slot)
 {
-	__atomic_fetch_sub(&l->shared->filling, 1, __ATOMIC_SEQ_CST);
+	struct lp_ledger_slot *s = &l->shared->slot[slot];
+	bool due;
+
+	/* Whoever makes guard pages counts them and then looks whether somebody fills. */
+	__atomic_fetch_add(&s->filling, 1, __ATOMIC_SEQ_CST);
+	due = slot ? slot_due(l, slot) : __atomic_load_n(&l->shared->guards, __ATOMIC_SEQ_CST) != 0;
+	/* A thread that makes them in a loop would leave no moment in between. */
+	if (__atomic_load_n(&s->pause, __ATOMIC_RELAXED) != due)
+		__atomic_store_n(&s->pause, due, __ATOMIC_RELAXED);
+	if (due)
+		lp_ledger_fill_end(l, slot);
+	return !due;
+}
+
+void lp_ledger_fill_end(struct lp_ledger *l, unsigned slot)
+{
+	__atomic_fetch_sub(&l->shared->slot[slot].filling, 1, __ATOMIC_SEQ_CST);
 }
 
 bool lp_ledger_guards_due(const struct lp_ledger *l)
 {
-	return __atomic_load_n(&l->shared->guards, __ATOMIC_SEQ_CST) !=
-	       __atomic_load_n(&l->guards_heeded, __ATOMIC_ACQUIRE);
-}
-
-bool lp_ledger_guards(const struct lp_ledger *l)
-{
-	return __atomic_load_n(&l->shared->guards, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(&l->shared->guards, __ATOMIC_ACQUIRE) != l->guards;
 }
 
 void lp_ledger_heeded(struct lp_ledger *l)
 {
-	__atomic_store_n(&l->guards_heeded, l->guards_read, __ATOMIC_RELEASE);
+	unsigned i;
+
+	for (i = 1; i < LP_LEDGER_SLOTS; i++)
+		if (l->guards_heeded[i] != l->guards_read[i])
+			__atomic_store_n(&l->guards_heeded[i], l->guards_read[i], __ATOMIC_RELEASE);
 }
 
 uint64_t lp_ledger_hasty(struct lp_ledger *l)

@@ -61,15 +61,15 @@ void lp_ledger_unwatch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_
 
 /*
  * Guard pages. Whoever fills does so between begin and end, with the gate of the
- * address space held; false: guard pages were made, or are being made, of which
- * nobody knows. The entries that lp_ledger_read() has handed out are made known by
- * lp_ledger_heeded(). For any thread, but the last.
+ * address space held; false: guard pages were made there, or are being made, of which
+ * nobody knows. @slot: lp_ledger_slot() of what entries call the address space; 0:
+ * that is not known yet. The entries that lp_ledger_read() has handed out are made
+ * known by lp_ledger_heeded(). For any thread, but the last.
  */
-bool lp_ledger_fill_begin(struct lp_ledger *l);
-void lp_ledger_fill_end(struct lp_ledger *l);
+bool lp_ledger_fill_begin(struct lp_ledger *l, unsigned slot);
+void lp_ledger_fill_end(struct lp_ledger *l, unsigned slot);
+/* Of any address space. */
 bool lp_ledger_guards_due(const struct lp_ledger *l);
-/* Were there ever any? */
-bool lp_ledger_guards(const struct lp_ledger *l);
 void lp_ledger_heeded(struct lp_ledger *l);
 /* How often, since the last call, were some made while something was filled? That may have replaced them. */
 uint64_t lp_ledger_hasty(struct lp_ledger *l);

@@ -25,6 +25,14 @@ struct lp_ledger_fault {
 #define LP_LEDGER_RING_SIZE (4 << 20)
 #define LP_LEDGER_FAULTS_SIZE (64 << 10)
 
+/* A cache line. Address spaces may share one: then one waits for the other for nothing. */
+struct lp_ledger_slot {
+	unsigned long long guards, entered; /* calls that make guard pages: begun; of which the entry is in the ring */
+	unsigned long long filling;	    /* threads that fill */
+	unsigned long long pause;	    /* somebody could not, again and again: no new call for a while */
+} __attribute__((aligned(64)));
+#define LP_LEDGER_SLOTS 32 /* a power of two; with the rest in one page */
+
 /* In memory that both can write. */
 struct lp_ledger_shared {
 	/* The next UFFDIO_UNREGISTER with this argument asks for a name: the address space is watched from then on. */
@@ -34,14 +42,18 @@ struct lp_ledger_shared {
 	unsigned long long bye_arg;
 	unsigned long long lost; /* entries for which there was no room */
 	unsigned long long faults_wanted; /* somebody looks at that ring */
-	/*
-	 * Calls that make guard pages in a watched address space: which have begun, of
-	 * which the entry is in the ring, and which had to go on while something was filled.
-	 */
-	unsigned long long guards, guards_entered, guards_hasty;
-	/* Threads that fill. Alone in its cache line: it changes all the time. */
-	unsigned long long filling __attribute__((aligned(64)));
-	unsigned long long after __attribute__((aligned(64)));
+	/* Calls that make guard pages: all; and those that had to go on while something was filled. */
+	unsigned long long guards, guards_hasty;
+	/* By address space, see lp_ledger_slot(); the first one is of who is not known yet. */
+	struct lp_ledger_slot slot[LP_LEDGER_SLOTS];
 };
+
+/* Address spaces are told apart by where their struct is, some 2 KiB. */
+static inline unsigned int lp_ledger_slot(unsigned long long mm)
+{
+	unsigned int slot = (mm >> 6 ^ mm >> 11) & (LP_LEDGER_SLOTS - 1);
+
+	return slot ? slot : 1;
+}
 
 #endif

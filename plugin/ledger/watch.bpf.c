@@ -49,10 +49,13 @@ char LICENSE[] SEC("license") = "GPL";
 
 /* Of the kernel, only what is read here: libbpf finds out where it is. */
 struct mm_struct {
-	unsigned long total_vm, brk;
+	unsigned long total_vm, brk, locked_vm;
 } __attribute__((preserve_access_index));
 struct task_struct {
 	struct mm_struct *mm;
+} __attribute__((preserve_access_index));
+struct vm_area_struct {
+	unsigned long vm_start, vm_end, vm_flags;
 } __attribute__((preserve_access_index));
 struct pt_regs {
 	unsigned long r10, r8, dx, si, di, orig_ax;
@@ -65,6 +68,8 @@ const volatile unsigned int guards_known = 0;
 /* Longest wait for fills, ns: a chunk takes a tenth of it, unless its thread has no CPU. Nothing else runs here meanwhile. */
 #define GUARD_WAIT 2000000
 #define GUARD_LOOKS (1 << 20)
+#define GUARD_MAPPINGS 16 /* looked at, of locked ones */
+#define VM_LOCKED 0x2000
 
 struct lp_ledger_shared shared;
 
@@ -91,7 +96,8 @@ struct {
 struct section {
 	unsigned long long mm, child, brk, area;
 	unsigned long total_vm;
-	unsigned long guard;
+	unsigned long guard, guarded; /* guard: 1, or LOOKING; guarded: bytes */
+#define LOOKING 2
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -147,20 +153,90 @@ static __always_inline int guards(struct pt_regs *regs)
 	return guards_known && BPF_CORE_READ(regs, orig_ax) == NR_MADVISE && BPF_CORE_READ(regs, dx) == GUARD_INSTALL;
 }
 
-static long nobody_fills(unsigned int i, void *end)
+struct wait {
+	unsigned long long end;
+	unsigned int slot;
+};
+
+/* The kernel shall see that it is in bounds. */
+static __always_inline struct lp_ledger_slot *slot_of(unsigned int slot)
 {
-	return !*(volatile unsigned long long *)&shared.filling || bpf_ktime_get_ns() >= *(unsigned long long *)end;
+	return &shared.slot[slot & (LP_LEDGER_SLOTS - 1)];
+}
+
+static __always_inline int is_over(const struct wait *w)
+{
+	return bpf_ktime_get_ns() >= w->end;
+}
+
+static long no_pause(unsigned int i, void *w)
+{
+	return !*(volatile unsigned long long *)&slot_of(((struct wait *)w)->slot)->pause || is_over(w);
+}
+
+static __always_inline int filling(const struct wait *w)
+{
+	return *(volatile unsigned long long *)&slot_of(w->slot)->filling || *(volatile unsigned long long *)&shared.slot[0].filling;
+}
+
+static long nobody_fills(unsigned int i, void *w)
+{
+	return !filling(w) || is_over(w);
 }
 
 /* Whoever fills says so and then looks at `guards`; here it is the other way round. */
-static __always_inline void guard_begins(void)
+static __always_inline void guard_begins(unsigned int slot)
 {
-	unsigned long long end = bpf_ktime_get_ns() + GUARD_WAIT;
+	struct wait w = { .end = bpf_ktime_get_ns() + GUARD_WAIT, .slot = slot };
 
+	bpf_loop(GUARD_LOOKS, no_pause, &w, 0);
+	slot_of(slot)->pause = 0; /* whoever still cannot fill asks again */
 	__sync_fetch_and_add(&shared.guards, 1);
-	bpf_loop(GUARD_LOOKS, nobody_fills, &end, 0);
-	if (*(volatile unsigned long long *)&shared.filling)
+	__sync_fetch_and_add(&slot_of(slot)->guards, 1);
+	w.end = bpf_ktime_get_ns() + GUARD_WAIT;
+	bpf_loop(GUARD_LOOKS, nobody_fills, &w, 0);
+	if (filling(&w))
 		__sync_fetch_and_add(&shared.guards_hasty, 1);
+}
+
+/* The mapping at an address. */
+struct mapping {
+	unsigned long start, end, flags;
+};
+
+static long look_at_mapping(struct task_struct *task, struct vm_area_struct *vma, void *to)
+{
+	struct mapping *m = to;
+
+	m->start = BPF_CORE_READ(vma, vm_start);
+	m->end = BPF_CORE_READ(vma, vm_end);
+	m->flags = BPF_CORE_READ(vma, vm_flags);
+	return 0;
+}
+
+/*
+ * Locked memory gets no guard pages: the call ends there with EINVAL, which nobody
+ * tells. How much of @len bytes is in front of that? If the kernel does not let us
+ * look, as somebody waits for the lock, all.
+ */
+static __always_inline unsigned long guarded_len(struct task_struct *task, struct mm_struct *mm, unsigned long start,
+						 unsigned long len)
+{
+	unsigned long at = start, end = start + len;
+	struct mapping m;
+	int i;
+
+	if (!BPF_CORE_READ(mm, locked_vm))
+		return len;
+	for (i = 0; i < GUARD_MAPPINGS && at < end; i++) {
+		m.start = m.end = m.flags = 0;
+		if (bpf_find_vma(task, at, look_at_mapping, &m, 0) || m.end <= at)
+			return len;
+		if (m.flags & VM_LOCKED)
+			return at - start;
+		at = m.end;
+	}
+	return len;
 }
 
 static __always_inline void enter(struct pt_regs *regs, struct mm_struct *mm, unsigned int tid, struct section *s)
@@ -177,7 +253,7 @@ static __always_inline void enter(struct pt_regs *regs, struct mm_struct *mm, un
 	e->area = s ? s->area : 0;
 	e->grew = s ? (long long)(BPF_CORE_READ(mm, total_vm) - s->total_vm) : 0;
 	e->arg[0] = BPF_CORE_READ(regs, di);
-	e->arg[1] = BPF_CORE_READ(regs, si);
+	e->arg[1] = s && s->guard ? s->guarded : BPF_CORE_READ(regs, si);
 	e->arg[2] = BPF_CORE_READ(regs, dx);
 	e->arg[3] = BPF_CORE_READ(regs, r10);
 	e->arg[4] = BPF_CORE_READ(regs, r8);
@@ -191,11 +267,16 @@ static __always_inline void leave(struct mm_struct *mm, struct pt_regs *regs, un
 {
 	struct section *s = bpf_map_lookup_elem(&sections, &tid);
 
-	if (!s || s->mm != (unsigned long long)mm)
+	if (!s || s->mm != (unsigned long long)mm || s->guard == LOOKING)
 		return;
+	if (s->guard) {
+		s->guard = LOOKING; /* that takes the lock again */
+		s->guarded = guarded_len((void *)bpf_get_current_task_btf(), mm, BPF_CORE_READ(regs, di),
+					 BPF_CORE_READ(regs, si));
+	}
 	enter(regs, mm, tid, s);
 	if (s->guard)
-		__sync_fetch_and_add(&shared.guards_entered, 1);
+		__sync_fetch_and_add(&slot_of(lp_ledger_slot(s->mm))->entered, 1);
 	bpf_map_delete_elem(&sections, &tid);
 }
 
@@ -235,14 +316,15 @@ int lock_taken(unsigned long long *ctx)
 		return 0;
 	if (!write) {
 		leave(mm, regs, tid); /* turned into one for reading */
-		if (own != mm || !guards(regs) || !bpf_map_lookup_elem(&watched, &name))
+		if (own != mm || !guards(regs) || !bpf_map_lookup_elem(&watched, &name) ||
+		    bpf_map_lookup_elem(&sections, &tid))
 			return 0;
 		s.mm = name;
 		s.guard = 1;
 		if (bpf_map_update_elem(&sections, &tid, &s, BPF_ANY))
 			lose();
 		else
-			guard_begins();
+			guard_begins(lp_ledger_slot(name));
 		return 0;
 	}
 	nr = BPF_CORE_READ(regs, orig_ax);

@@ -72,6 +72,7 @@ void book_named(struct lp_mm *mm, uint64_t name, uint64_t in_ledger)
 	if (old)
 		book_forget(old);
 	mm->book = in_ledger;
+	mm->slot = lp_ledger_slot(in_ledger);
 	mm->book_next = *p;
 	*p = mm;
 	eng_book(mm->space, name);
@@ -383,8 +384,9 @@ void book_begin(struct lp_mm *mm)
 static void begin_now(struct lp_mm *mm)
 {
 	struct lp_restore *r = mm->r;
+	/* What a dead worker had kept has died with it. */
+	bool resumed = r->j && r->j->h->workers > 1, whole;
 	uint64_t in_ledger, name;
-	bool whole;
 
 	in_ledger = lp_space_dead(mm->space) ? 0 : lp_ledger_watch(r->ledger, mm->fd, mm_unmapped(mm), LP_PAGE_SIZE);
 	if (!in_ledger)
@@ -393,7 +395,7 @@ static void begin_now(struct lp_mm *mm)
 	read_ledger(r);
 	name = take_expected(r, in_ledger);
 	/* Since when is it watched? A task of the checkpoint: since it registers memory, or from now on, before it does. */
-	whole = (name || mm->handed) && !(r->early_lost & bloom(in_ledger));
+	whole = (name || (mm->handed && !resumed)) && !(r->early_lost & bloom(in_ledger));
 	if (!name)
 		name = ++r->numbers;
 	note_book(mm, name, in_ledger);
@@ -404,6 +406,8 @@ static void begin_now(struct lp_mm *mm)
 	}
 	take_early(r, in_ledger, mm);
 out:
+	if (!mm->slot)
+		mm->slot = MM_UNWATCHED;
 	/* Not before: nobody is a stranger who may be this one. */
 	mm->book_due = false;
 	r->nbooks_due--;

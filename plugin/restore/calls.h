@@ -272,33 +272,32 @@ static inline void eng_stall(struct lp_space *s, uint64_t until)
  * userfaultfd fills over guard pages. So nothing is filled of which it is not known
  * that there are none: as if the layout was changing.
  */
-static inline bool mm_fill_begin(struct lp_mm *mm)
+static inline bool mm_fill_begin(struct lp_mm *mm, unsigned *slot)
 {
 	struct lp_ledger *l = mm->r->ledger;
 
-	if (!l)
-		return true;
-	/* What its task has done before is known when its book has begun. */
-	return !(atomic_load_explicit(&mm->book_due, memory_order_relaxed) && lp_ledger_guards(l)) &&
-	       lp_ledger_fill_begin(l);
+	/* The gate is held, so it does not change. */
+	*slot = l ? atomic_load_explicit(&mm->slot, memory_order_relaxed) : MM_UNWATCHED;
+	return *slot == MM_UNWATCHED || lp_ledger_fill_begin(l, *slot);
 }
 
-static inline void mm_fill_end(struct lp_mm *mm)
+static inline void mm_fill_end(struct lp_mm *mm, unsigned slot)
 {
-	if (mm->r->ledger)
-		lp_ledger_fill_end(mm->r->ledger);
+	if (slot != MM_UNWATCHED)
+		lp_ledger_fill_end(mm->r->ledger, slot);
 }
 
 /* @f: what the bytes belong to. */
 static inline int mm_copy(struct lp_mm *mm, const struct lp_flight *f, uint64_t dst, const void *src, uint64_t len,
 			  uint64_t *done)
 {
+	unsigned slot;
 	int rc = -EAGAIN;
 
 	*done = 0;
-	if (mm_fill_begin(mm)) {
+	if (mm_fill_begin(mm, &slot)) {
 		rc = lp_uffd_copy(mm->fd, dst, src, len, done);
-		mm_fill_end(mm);
+		mm_fill_end(mm, slot);
 	}
 	RECORD_MM(mm, LP_REC_COPY, lp_flight_id(f), dst, len, *done, (int64_t)rc);
 	return rc;
@@ -306,12 +305,13 @@ static inline int mm_copy(struct lp_mm *mm, const struct lp_flight *f, uint64_t 
 
 static inline int mm_zero(struct lp_mm *mm, uint64_t dst, uint64_t len, uint64_t *done)
 {
+	unsigned slot;
 	int rc = -EAGAIN;
 
 	*done = 0;
-	if (mm_fill_begin(mm)) {
+	if (mm_fill_begin(mm, &slot)) {
 		rc = lp_uffd_zero(mm->fd, dst, len, done);
-		mm_fill_end(mm);
+		mm_fill_end(mm, slot);
 	}
 	RECORD_MM(mm, LP_REC_ZEROPAGE, dst, len, (int64_t)rc);
 	return rc;

@@ -90,7 +90,9 @@ struct lp_mm {
 	uint64_t poll_at; /* not polled before: out of descriptors for its children */
 	uint64_t book;	  /* what the ledger calls it, or 0; r->lock */
 	struct lp_mm *book_next; /* with the same hash */
-	_Atomic bool book_due; /* it is to have one */
+	bool book_due;	  /* it is to have one */
+	_Atomic unsigned slot; /* lp_ledger_slot() of `book`; 0: not known yet; changes with the gate held alone */
+#define MM_UNWATCHED UINT32_MAX /* it cannot be watched */
 	bool alone;	  /* who has the role is alone in the gate; of the role */
 	struct removal {
 		uint64_t from, len, number;

@@ -87,14 +87,15 @@ int lost_poison(struct lp_mm *mm, struct lp_flight *f)
 {
 	struct lp_restore *r = mm->r;
 	const struct lp_piece *p = lp_flight_head(f);
+	unsigned slot;
 	int rc;
 
 	if (!p)
 		return 0;
-	if (!mm_fill_begin(mm))
+	if (!mm_fill_begin(mm, &slot))
 		return -EAGAIN;
 	rc = lp_uffd_poison(mm->fd, p->addr, LP_PAGE_SIZE);
-	mm_fill_end(mm);
+	mm_fill_end(mm, slot);
 	switch (rc) {
 	case 0:
 		/* First that: whoever goes on finds the page there. */

@@ -6,11 +6,14 @@
  * guard pages over a part of its memory, takes away half of them, and says in
  * DIR/result how many pages are wrong, or -1 if the kernel has no guard pages. A
  * child, which has the same memory, does so as well, and then its parent's part.
- * Another mapping has guard pages from the beginning: they must be there still.
+ * Another mapping has guard pages from the beginning: they must be there still. In
+ * a third one some memory is locked, and gets none: the call ends there, refused.
+ * All the time a thread makes guard pages and takes them away: nobody waits for ever.
  *
  *   guard_prog DIR
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,24 +79,57 @@ static int wrong(const char *p, const unsigned zero[2])
 	return n;
 }
 
+static int is_guarded(const char *p)
+{
+	int fd[2], yes;
+
+	if (pipe(fd))
+		exit(1);
+	yes = write(fd[1], p, 1) < 0 && errno == EFAULT;
+	close(fd[0]);
+	close(fd[1]);
+	return yes;
+}
+
 /* Of page @i of 16 in the other mapping. */
 static int was_guard(unsigned i) { return i < 2 || i == 8 || i == 15; }
 
 static int wrong_before(const char *p)
 {
-	int n = 0, fd[2];
+	int n = 0;
 	unsigned i;
 
-	if (pipe(fd))
-		return 100;
 	for (i = 0; i < 16; i++) {
-		int guarded = write(fd[1], p + i * PAGE, 1) < 0 && errno == EFAULT;
+		int guarded = is_guarded(p + i * PAGE);
 
 		n += guarded != was_guard(i) || (!guarded && *(const volatile uint64_t *)(p + i * PAGE) != pattern(i));
 	}
-	close(fd[0]);
-	close(fd[1]);
 	return n;
+}
+
+/* Guard pages for [4, 12), of which [8, 16) is locked. Says how many of its 24 pages are wrong. */
+static int wrong_locked(char *p)
+{
+	int n = 0, refused;
+	unsigned i;
+
+	if (mlock2(p + 8 * PAGE, 8 * PAGE, MLOCK_ONFAULT))
+		return 100;
+	refused = madvise(p + 4 * PAGE, 8 * PAGE, MADV_GUARD_INSTALL) && errno == EINVAL;
+	for (i = 0; i < 24; i++) {
+		int guarded = is_guarded(p + i * PAGE);
+
+		n += guarded != (i >= 4 && i < 8) ||
+		     (!guarded && *(const volatile uint64_t *)(p + i * PAGE) != pattern(i));
+	}
+	return n + !refused;
+}
+
+static void *again_and_again(void *p)
+{
+	for (;;)
+		if (madvise(p, 4 * PAGE, MADV_GUARD_INSTALL) || madvise(p, 4 * PAGE, MADV_GUARD_REMOVE))
+			return NULL;
 }
 
 int main(int argc, char **argv)
@@ -101,7 +137,8 @@ int main(int argc, char **argv)
 	unsigned i, zero[2] = { 64, 0 };
 	int n, status;
 	pid_t child;
-	char *p, *q;
+	char *p, *q, *r;
+	pthread_t busy;
 
 	if (argc != 2)
 		return 2;
@@ -118,9 +155,16 @@ int main(int argc, char **argv)
 		if (was_guard(i))
 			madvise(q + i * PAGE, PAGE, MADV_GUARD_INSTALL);
 	}
+	r = mmap(NULL, 64 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (r == MAP_FAILED)
+		return 1;
+	for (i = 0; i < 64; i++)
+		*(uint64_t *)(r + i * PAGE) = pattern(i);
 	put(argv[1], "done", 0);
 	while (access(in(argv[1], "go"), F_OK))
 		usleep(10000);
+	if (pthread_create(&busy, NULL, again_and_again, r + 32 * PAGE))
+		return 1;
 	if (change(p, 32)) {
 		put(argv[1], "result", -1);
 		for (;;)
@@ -134,7 +178,7 @@ int main(int argc, char **argv)
 		n = wrong(p, zero) + wrong_before(q);
 		_exit(n < 100 ? n : 100);
 	}
-	n = wrong(p, zero) + wrong_before(q) * 1000000;
+	n = wrong(p, zero) + wrong_before(q) * 1000000 + wrong_locked(r) * 10000000;
 	if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
 		n += 1000;
 	else
