@@ -422,7 +422,8 @@ static int guarding(struct reading *t, const struct lp_change *c)
 	return rc || !t->s->forked ? rc : guard_view(pool, &t->w, c);
 }
 
-int book_guards(const struct lp_space *s, struct lp_view *v, size_t from, size_t to)
+/* Of those that were entered when the log had @from messages or more, but fewer than @to. */
+static int guards_between(const struct lp_space *s, struct lp_view *v, size_t from, size_t to)
 {
 	size_t i;
 	int rc = 0;
@@ -430,6 +431,32 @@ int book_guards(const struct lp_space *s, struct lp_view *v, size_t from, size_t
 	for (i = 0; i < s->nbook && !rc; i++)
 		if (s->book[i].kind == LP_CHANGE_GUARD && s->book[i].to >= from && s->book[i].to < to)
 			rc = guard_view(&s->engine->pool, v, &s->book[i]);
+	return rc;
+}
+
+int book_guess_guards(struct lp_space *s, const uint16_t *seq, size_t n, const struct lp_view *base, struct lp_view *out)
+{
+	struct lp_view v;
+	size_t i, done = 0;
+	int rc = 0;
+
+	view_clone(&v, base);
+	for (i = 0; i < n && !rc; i++) {
+		if (seq[i] >= done) {
+			rc = guards_between(s, &v, done, seq[i] + 1);
+			done = seq[i] + 1;
+		}
+		if (!rc)
+			rc = apply_msg(&s->engine->pool, &v, &s->log[seq[i]]);
+	}
+	if (!rc)
+		rc = guards_between(s, &v, done, SIZE_MAX);
+	view_clear(&s->engine->pool, rc ? &v : out);
+	if (!rc)
+		*out = v;
+	for (i = 0; i < s->nlog && !rc; i++)
+		if (s->log[i].kind == MSG_FORK && s->log[i].child)
+			rc = guards_between(s, &s->log[i].child->v, 0, i + 1);
 	return rc;
 }
 

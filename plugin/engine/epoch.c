@@ -713,40 +713,6 @@ static void commit(struct lp_space *s, struct lp_view *v, bool booked)
 	lp_map_clear(&s->engine->pool, &s->named);
 }
 
-/*
- * Guard pages that were made between messages of which the order is a guess: each
- * before the first message that was read after it. And children have those of their
- * parent from before the fork.
- */
-static int guess_guards(struct plan *p, const struct lp_view *base)
-{
-	struct lp_space *s = p->s;
-	struct lp_view v;
-	size_t i, done = 0;
-	int rc = 0;
-
-	view_clone(&v, base);
-	for (i = 0; i < p->nbest && !rc; i++) {
-		size_t at = p->best[i];
-
-		if (at >= done) {
-			rc = book_guards(s, &v, done, at + 1);
-			done = at + 1;
-		}
-		if (!rc)
-			rc = apply_msg(&s->engine->pool, &v, &s->log[at]);
-	}
-	if (!rc)
-		rc = book_guards(s, &v, done, SIZE_MAX);
-	view_clear(&s->engine->pool, rc ? &v : &p->best_view);
-	if (!rc)
-		p->best_view = v;
-	for (i = 0; i < p->n && !rc; i++)
-		if (s->log[i].kind == MSG_FORK && s->log[i].child)
-			rc = book_guards(s, &s->log[i].child->v, 0, i + 1);
-	return rc;
-}
-
 /* The log in the likeliest order, into p->best_view and the children's views. */
 static int guess(struct plan *p, const struct lp_view *base, const struct lp_view *claimed)
 {
@@ -791,7 +757,7 @@ int epoch_end(struct lp_space *s, bool force)
 	if (!rc && !booked)
 		rc = guess(&p, &base, &claimed);
 	if (!rc && !booked && s->guarded)
-		rc = guess_guards(&p, &base);
+		rc = book_guess_guards(s, p.best, p.nbest, &base, &p.best_view);
 	if (!rc && s->due && !force)
 		rc = young_catch_up(s, &p.best_view);
 	if (!rc) {

@@ -217,10 +217,12 @@ bool book_touches(const struct lp_space *s, uint64_t start, uint64_t end);
 /* All that was entered is dealt with, or of no use any more. */
 void book_close(struct lp_space *s);
 /*
- * What guard pages have taken away, in @v, that were entered when the log had @from messages or more, but fewer
- * than @to. For want of the kernel's order. -ENOMEM leaves it half changed.
+ * The order is a guess: @seq of @n messages leads from @base to *@out. The same with
+ * what guard pages have taken away, each before the first message that was read after
+ * it was entered; in the views of children, too, what was before their fork. -ENOMEM
+ * leaves those half changed.
  */
-int book_guards(const struct lp_space *s, struct lp_view *v, size_t from, size_t to);
+int book_guess_guards(struct lp_space *s, const uint16_t *seq, size_t n, const struct lp_view *base, struct lp_view *out);
 /* Who waits there looks again. Cannot fail: waiters_reserve(). */
 void book_guards_wake(struct lp_space *s);
 

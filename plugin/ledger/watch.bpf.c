@@ -191,8 +191,9 @@ static __always_inline void guard_begins(unsigned int slot)
 
 	bpf_loop(GUARD_LOOKS, no_pause, &w, 0);
 	slot_of(slot)->pause = 0; /* whoever still cannot fill asks again */
-	__sync_fetch_and_add(&shared.guards, 1);
+	/* In this order: whoever sees that there are more must see where. */
 	__sync_fetch_and_add(&slot_of(slot)->guards, 1);
+	__sync_fetch_and_add(&shared.guards, 1);
 	w.end = bpf_ktime_get_ns() + GUARD_WAIT;
 	bpf_loop(GUARD_LOOKS, nobody_fills, &w, 0);
 	if (filling(&w))

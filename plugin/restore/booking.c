@@ -126,7 +126,7 @@ static bool to_madvise(struct lp_mm *mm, const struct lp_ledger_entry *e, struct
 		return true;
 	case MADV_GUARD_INSTALL:
 		c->kind = LP_CHANGE_GUARD;
-		return true;
+		return c->len != 0;
 	default:
 		return to_removal(mm, e, c);
 	}
