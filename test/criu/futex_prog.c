@@ -13,11 +13,12 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "test/lib/result.h"
 
 #define PAGE 4096
 
@@ -35,28 +36,6 @@ static void *waiter(void *arg)
 			 : "rcx", "r11", "memory");
 	atomic_store(&returned, (int)-rc);
 	return arg;
-}
-
-static const char *in(const char *dir, const char *name)
-{
-	static char path[512];
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	return path;
-}
-
-static void put(const char *dir, const char *name, int a, int b)
-{
-	char part[512];
-	FILE *f;
-
-	snprintf(part, sizeof(part), "%s/part", dir);
-	f = fopen(part, "w");
-	if (!f)
-		exit(1);
-	fprintf(f, "%d %d\n", a, b);
-	if (fclose(f) || rename(part, in(dir, name)))
-		exit(1);
 }
 
 /* The thread is in its call: the kernel has marked the word. */
@@ -84,8 +63,8 @@ int main(int argc, char **argv)
 	if (pthread_create(&t, NULL, waiter, NULL))
 		return 1;
 	wait_marked();
-	put(argv[1], "done", 0, 0);
-	while (access(in(argv[1], "go"), F_OK))
+	result_put(argv[1], "done", "%d %d\n", 0, 0);
+	while (access(result_path(argv[1], "go"), F_OK))
 		usleep(10000);
 	i = atomic_load(&returned); /* nobody has given it the futex */
 	if (i < 0) {
@@ -93,7 +72,7 @@ int main(int argc, char **argv)
 		pthread_join(t, NULL);
 		i = atomic_load(&returned);
 	}
-	put(argv[1], "result", i, (*word & FUTEX_TID_MASK) != 0 && (*word & FUTEX_TID_MASK) != (uint32_t)syscall(SYS_gettid));
+	result_put(argv[1], "result", "%d %d\n", i, (*word & FUTEX_TID_MASK) != 0 && (*word & FUTEX_TID_MASK) != (uint32_t)syscall(SYS_gettid));
 	for (;;)
 		pause();
 }

@@ -15,11 +15,12 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "test/lib/result.h"
 
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
@@ -29,28 +30,6 @@
 #define PAGES 256
 
 static uint64_t pattern(unsigned i) { return (i + 1) * UINT64_C(0x9E3779B97F4A7C15); }
-
-static const char *in(const char *dir, const char *name)
-{
-	static char path[512];
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	return path;
-}
-
-static void put(const char *dir, const char *name, int n)
-{
-	char part[512];
-	FILE *f;
-
-	snprintf(part, sizeof(part), "%s/part", dir);
-	f = fopen(part, "w");
-	if (!f)
-		exit(1);
-	fprintf(f, "%d\n", n);
-	if (fclose(f) || rename(part, in(dir, name)))
-		exit(1);
-}
 
 /* Guards over pages [from, from + 64), gone again over the second half. */
 static int change(char *p, unsigned from)
@@ -160,13 +139,13 @@ int main(int argc, char **argv)
 		return 1;
 	for (i = 0; i < 64; i++)
 		*(uint64_t *)(r + i * PAGE) = pattern(i);
-	put(argv[1], "done", 0);
-	while (access(in(argv[1], "go"), F_OK))
+	result_put(argv[1], "done", "%d\n", 0);
+	while (access(result_path(argv[1], "go"), F_OK))
 		usleep(10000);
 	if (pthread_create(&busy, NULL, again_and_again, r + 32 * PAGE))
 		return 1;
 	if (change(p, 32)) {
-		put(argv[1], "result", -1);
+		result_put(argv[1], "result", "%d\n", -1);
 		for (;;)
 			pause();
 	}
@@ -183,7 +162,7 @@ int main(int argc, char **argv)
 		n += 1000;
 	else
 		n += WEXITSTATUS(status) * 1000;
-	put(argv[1], "result", n);
+	result_put(argv[1], "result", "%d\n", n);
 	for (;;)
 		pause();
 }
