@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Which pages of a live source are here, asked for, or waited for; see internal.h. */
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -374,6 +375,13 @@ int lp_live_lost(struct lp_live *l)
 	int rc;
 
 	pthread_mutex_lock(&l->lock);
+	/* Before the first demand there is no thread that would notice. */
+	if (!l->lost && !l->started) {
+		struct pollfd p = { .fd = l->s.fd, .events = POLLRDHUP };
+
+		if (poll(&p, 1, 0) == 1 && p.revents & (POLLRDHUP | POLLHUP | POLLERR))
+			l->lost = -EPIPE;
+	}
 	rc = l->lost == -ESHUTDOWN ? 0 : l->lost;
 	pthread_mutex_unlock(&l->lock);
 	return rc;

@@ -323,7 +323,7 @@ void *live_main(void *arg)
 		       l->name, l->conf.layout == LP_PS_24 ? "up to 4.1 (layout=32 is for later ones)" :
 							     "from 4.2 on (layout=24 is for older ones)");
 	else if (rc != -EINTR)
-		pr_err("%s: connection to the source lost (%s): what it has not sent is lost, tasks that need it wait",
+		pr_err("%s: connection to the source lost (%s): what it has not sent is lost",
 		       l->name, strerror(-rc));
 	pthread_mutex_lock(&l->lock);
 	l->lost = rc;

@@ -277,6 +277,32 @@ static void set_failed(struct waiting *w, int *result, int rc)
 	kick_reader(r);
 }
 
+/*
+ * Pages can never be had any more, and the restored tasks do not run yet: better
+ * no restore than one that waits for ever. The source's tasks go on, if the
+ * source is still there and only the connection is not. Killed first: CRIU takes
+ * the end of the connection for leave to let them run.
+ */
+static bool look_for_source(struct waiting *w, struct lp_err *err, int *result)
+{
+	struct lp_restore *r = w->r;
+	int rc = 0;
+
+	if (w->sock < 0)
+		return true;
+	if (r->source->ops->gone)
+		rc = r->source->ops->gone(r->source);
+	if (!rc)
+		return true;
+	pthread_mutex_lock(&r->lock);
+	lose_all(r);
+	pthread_mutex_unlock(&r->lock);
+	set_failed(w, result,
+		   lp_err(err, rc, "the source is lost (%s) before the restored tasks ran: the restore is given up; where "
+			  "the source's tasks still exist, they go on", lp_source_strerror(rc)));
+	return false;
+}
+
 static void on_signal(struct waiting *w, struct lp_err *err, int *result)
 {
 	struct lp_restore *r = w->r;
@@ -339,6 +365,8 @@ static void on_handoff(struct waiting *w, struct lp_err *err, int *result)
 	struct lp_mm *mm;
 
 	if (rc == HANDOFF_DONE) {
+		if (!look_for_source(w, err, result))
+			return;
 		lp_crash_point(armed);
 		note_flag(r, LP_JF_ARMED);
 		lp_crash_point(armed_noted);
@@ -443,7 +471,9 @@ static int wait_all(struct waiting *w, struct lp_err *err)
 			{ .fd = r->done_fd, .events = POLLIN },
 		};
 		uint64_t now, word;
-		int ms = w->ready_by && w->sock >= 0 ? 1 : r->conf->progress || w->failed_at ? 200 : -1;
+		int ms = w->ready_by && w->sock >= 0					      ? 1 :
+			 r->conf->progress || w->failed_at || (w->sock >= 0 && r->source->ops->gone) ? 200 :
+												       -1;
 
 		if (poll(p, 5, ms) < 0 && errno != EINTR)
 			return lp_err_sys(err, -errno, "poll");
@@ -461,6 +491,7 @@ static int wait_all(struct waiting *w, struct lp_err *err)
 		if (p[4].revents && read(r->done_fd, &word, sizeof(word)) < 0)
 			pr_debug("spurious wake-up");
 		now = lp_now();
+		look_for_source(w, err, &result);
 		look_if_ready(w, now);
 		if (w->failed_at && now - w->failed_at > FAILED_GRACE_NS) {
 			pr_err("tasks of the failed restore are still there: killing those that CRIU started");

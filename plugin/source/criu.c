@@ -132,6 +132,13 @@ static const char *criu_where(struct lp_source *s, uint32_t obj, uint64_t img, c
 	return buf;
 }
 
+static int criu_gone(struct lp_source *s)
+{
+	struct criu *c = criu_of(s);
+
+	return lp_live_left(c->live) ? lp_live_lost(c->live) : 0;
+}
+
 static void criu_close(struct lp_source *s)
 {
 	struct criu *c = criu_of(s);
@@ -155,6 +162,7 @@ static const struct lp_source_ops criu_ops = {
 	.unmap = criu_unmap,
 	.where = criu_where,
 	.close = criu_close,
+	.gone = criu_gone,
 };
 
 int lp_source_criu_done(struct lp_source *s)

@@ -50,6 +50,11 @@ struct lp_source_ops {
 	/* A name for the place of @img in messages: "pages-1.img at 0x3000". Returns @buf. */
 	const char *(*where)(struct lp_source *s, uint32_t obj, uint64_t img, char *buf, size_t len);
 	void (*close)(struct lp_source *s);
+	/*
+	 * 0, or why pages that it has not given yet can never be had from it; NULL: it
+	 * has no such end, whoever asks long enough may get them.
+	 */
+	int (*gone)(struct lp_source *s);
 };
 
 #define LP_SOURCE_VERSION 1

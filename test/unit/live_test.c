@@ -25,7 +25,7 @@
 
 #define PG UINT64_C(4096)
 
-enum lie { HONEST, PARTS, WRONG_ADDR, WRONG_PID, TOO_MANY, NONE, NOT_PRESENT, WRONG_COMMAND, HANGS_UP, HALF_PAGE };
+enum lie { HONEST, PARTS, WRONG_ADDR, WRONG_PID, TOO_MANY, NONE, NOT_PRESENT, WRONG_COMMAND, HANGS_UP, HALF_PAGE, LEAVES };
 
 struct server {
 	struct lp_addr addr;
@@ -100,7 +100,7 @@ static bool answer(struct server *s, int fd, struct lp_ps m)
 		if (!whole(fd, page, PG, true))
 			return false;
 	}
-	return true;
+	return !(lie && s->lie == LEAVES);
 }
 
 static void *server_main(void *arg)
@@ -337,6 +337,21 @@ static void test_lies_later(void **state)
 	}
 }
 
+/* Before anybody has asked for a page, so before there is a thread. */
+static void test_leaves_early(void **state)
+{
+	struct server s = { .layout = LP_PS_32, .lie = LEAVES };
+	struct lp_live *l;
+	int rc;
+
+	l = start(&s, 0, false, &rc);
+	assert_int_equal(rc, 0);
+	finish(&s);
+	assert_int_equal(s.gets, 1);
+	assert_int_equal(lp_live_lost(l), -EPIPE);
+	lp_live_close(l, false);
+}
+
 /* The other layout: this server waits for 8 bytes more. */
 static void test_wrong_layout(void **state)
 {
@@ -358,7 +373,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_honest), cmocka_unit_test(test_parts), cmocka_unit_test(test_small_cache),
 		cmocka_unit_test(test_keep), cmocka_unit_test(test_lies_at_once), cmocka_unit_test(test_lies_later),
-		cmocka_unit_test(test_wrong_layout),
+		cmocka_unit_test(test_leaves_early), cmocka_unit_test(test_wrong_layout),
 	};
 	uint8_t *mem = NULL;
 	size_t i;
