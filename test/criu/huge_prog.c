@@ -10,12 +10,13 @@
  */
 #include <pthread.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "test/lib/result.h"
 
 #define PAGE  4096
 #define STACK 32 /* pages */
@@ -32,27 +33,11 @@ static void *wait_here(void *arg)
 	return arg;
 }
 
-static void put(const char *dir, const char *name, size_t a, size_t b)
-{
-	char part[512], path[512];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	snprintf(part, sizeof(part), "%s/%s.part", dir, name);
-	f = fopen(part, "w");
-	if (!f)
-		exit(1);
-	fprintf(f, "%zu %zu\n", a, b);
-	if (fclose(f) || rename(part, path))
-		exit(1);
-}
-
 int main(int argc, char **argv)
 {
 	size_t pages, threads, i, j, each, right = 0, wrong = 0;
 	pthread_attr_t attr;
 	pthread_t thread;
-	char go[512];
 	char *p;
 
 	if (argc != 4)
@@ -74,9 +59,8 @@ int main(int argc, char **argv)
 			return 1;
 	}
 	pthread_barrier_wait(&ready);
-	put(argv[1], "done", pages, threads);
-	snprintf(go, sizeof(go), "%s/go", argv[1]);
-	while (access(go, F_OK))
+	result_put(argv[1], "done", "%zu %zu\n", pages, threads);
+	while (access(result_path(argv[1], "go"), F_OK))
 		usleep(20000);
 	for (i = 0; i < pages; i++) {
 		j = i / each;
@@ -87,7 +71,7 @@ int main(int argc, char **argv)
 		else
 			wrong++;
 	}
-	put(argv[1], "result", right, wrong);
+	result_put(argv[1], "result", "%zu %zu\n", right, wrong);
 	for (;;)
 		pause();
 }

@@ -20,6 +20,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "test/lib/result.h"
+
 #define PAGE 4096
 
 static sigjmp_buf here;
@@ -38,8 +40,6 @@ static uint64_t pattern(size_t i)
 static void touch_pages(volatile uint64_t *p, size_t n, size_t touch, const char *dir, const char *name)
 {
 	volatile size_t i, right = 0, wrong = 0, bus = 0; /* across siglongjmp() */
-	char path[512], tmp[512];
-	FILE *f;
 
 	if (!touch && !sigsetjmp(here, 1))
 		raise(SIGBUS);
@@ -51,14 +51,7 @@ static void touch_pages(volatile uint64_t *p, size_t n, size_t touch, const char
 		else
 			wrong++;
 	}
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	snprintf(tmp, sizeof(tmp), "%s/%s.part", dir, name);
-	f = fopen(tmp, "w");
-	if (!f)
-		exit(1);
-	fprintf(f, "right %zu wrong %zu bus %zu\n", right, wrong, bus);
-	fclose(f);
-	rename(tmp, path);
+	result_put(dir, name, "right %zu wrong %zu bus %zu\n", right, wrong, bus);
 }
 
 /* How many pages the file says; 0: not yet. */
@@ -78,9 +71,7 @@ int main(int argc, char **argv)
 {
 	struct sigaction sa = { .sa_handler = on_sigbus };
 	size_t n, i, touch;
-	char path[512];
 	volatile uint64_t *p;
-	FILE *f;
 
 	if (argc < 3)
 		return 2;
@@ -91,12 +82,8 @@ int main(int argc, char **argv)
 	for (i = 0; i < n; i++)
 		p[i * PAGE / 8] = pattern(i);
 	sigaction(SIGBUS, &sa, NULL);
-	snprintf(path, sizeof(path), "%s/ready", argv[1]);
-	f = fopen(path, "w");
-	if (!f || fclose(f))
-		return 1;
-	snprintf(path, sizeof(path), "%s/go", argv[1]);
-	while (!(touch = told(path))) {
+	result_put(argv[1], "ready", "%s", "");
+	while (!(touch = told(result_path(argv[1], "go")))) {
 		if (argc > 3) {
 			if (!fork())
 				_exit(0);

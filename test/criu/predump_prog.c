@@ -14,6 +14,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "test/lib/result.h"
+
 #define PAGE 4096
 #define END  1000
 
@@ -22,31 +24,9 @@ static uint64_t pattern(size_t i, unsigned round, unsigned kind)
 	return (i + 1) * UINT64_C(0x9E3779B97F4A7C15) + round * 16 + kind;
 }
 
-static const char *path_in(const char *dir, const char *name)
-{
-	static char path[512];
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	return path;
-}
-
-static void put(const char *dir, const char *name, size_t a, size_t b)
-{
-	char part[512];
-	FILE *f;
-
-	snprintf(part, sizeof(part), "%s/%s.part", dir, name);
-	f = fopen(part, "w");
-	if (!f)
-		exit(1);
-	fprintf(f, "%zu %zu\n", a, b);
-	if (fclose(f) || rename(part, path_in(dir, name)))
-		exit(1);
-}
-
 static unsigned told(const char *dir)
 {
-	FILE *f = fopen(path_in(dir, "round"), "r");
+	FILE *f = fopen(result_path(dir, "round"), "r");
 	unsigned round = 0;
 
 	if (f && fscanf(f, "%u", &round) != 1)
@@ -72,7 +52,7 @@ int main(int argc, char **argv)
 		for (i = 0; i < n; i++)
 			p[kind][i * PAGE / 8] = pattern(i, 0, kind);
 	}
-	put(argv[1], "done", 0, n);
+	result_put(argv[1], "done", "%u %zu\n", 0, n);
 	while ((round = told(argv[1])) != END) {
 		usleep(20000);
 		if (round <= done || round > 9)
@@ -81,7 +61,7 @@ int main(int argc, char **argv)
 			for (i = round; i < n; i += 10)
 				p[kind][i * PAGE / 8] = pattern(i, round, kind);
 		done = round;
-		put(argv[1], "done", done, n);
+		result_put(argv[1], "done", "%u %zu\n", done, n);
 	}
 	for (kind = 0; kind < 2; kind++)
 		for (i = 0; i < n; i++)
@@ -92,7 +72,7 @@ int main(int argc, char **argv)
 					(unsigned long long)(p[kind][i * PAGE / 8] - pattern(i, 0, kind)));
 				wrong++;
 			}
-	put(argv[1], "result", right, wrong);
+	result_put(argv[1], "result", "%zu %zu\n", right, wrong);
 	for (;;)
 		usleep(20000);
 }
