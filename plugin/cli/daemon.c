@@ -568,7 +568,7 @@ static int work(void *arg)
 		lp_guard_begin(run->j, LP_RESTORE_SOCKET);
 	/* It gives a page once. What the dead worker had taken and not filled is lost. */
 	if (run->j && from.live)
-		lp_journal_flag(run->j, LP_JF_BROKEN);
+		lp_journal_flag(run->j, LP_JF_ONCE);
 	test_delays();
 	rc = open_trace(run, &conf.trace, &err);
 	if (!rc && run->j)

@@ -60,7 +60,12 @@ static bool anything_alive(struct lp_journal *j)
 {
 	bool alive = false;
 	size_t i, n;
-	int *fds = lp_journal_live(j, &n);
+	int *fds;
+
+	/* Spaces may be in no cell then. Whoever kills the tasks has been told whom to kill besides. */
+	if (lp_journal_has(j, LP_JF_BROKEN))
+		return true;
+	fds = lp_journal_live(j, &n);
 
 	if (!fds)
 		return true;

@@ -254,7 +254,7 @@ static void switch_source(struct guardian *g)
 		refuse_switch(g, err.msg);
 		return;
 	}
-	if (lp_journal_has(g->j, LP_JF_BROKEN)) {
+	if (lp_journal_has(g->j, LP_JF_LAST)) {
 		refuse_switch(g, "nobody can go on after this worker: the journal was full");
 		return;
 	}
@@ -340,10 +340,11 @@ static int give_up(struct guardian *g, const char *why)
 		end_anchor(g);
 		return 1;
 	}
-	if (lp_journal_has(g->j, LP_JF_BROKEN)) {
+	if (lp_journal_has(g->j, LP_JF_LAST)) {
 		pr_err("the worker %s, and no other can go on: %s. The restored tasks wait for their pages for ever: kill "
-		       "them; process %d holds their descriptors until then",
-		       why, "its source gives pages only once, or the journal was full", g->anchor);
+		       "them%s; process %d holds their descriptors until then",
+		       why, lp_journal_has(g->j, LP_JF_ONCE) ? "its source gives pages only once" : "the journal was full",
+		       lp_journal_has(g->j, LP_JF_BROKEN) ? ", then it" : "", g->anchor);
 		return 1;
 	}
 	pr_err("the worker %s, again and again: giving up. The restored tasks wait for their pages: process %d holds "
@@ -407,7 +408,7 @@ int lp_guard_run(const struct lp_guard_conf *conf)
 		take_back(&g);
 		describe(&g, why, sizeof(why));
 		failures = g.j->h->tail > tail + 1 ? 0 : failures + 1; /* one cell is its RESTART */
-		if (lp_journal_has(g.j, LP_JF_BROKEN) || failures > conf->restarts ||
+		if (lp_journal_has(g.j, LP_JF_LAST) || failures > conf->restarts ||
 		    (failures > 3 && !lp_journal_has(g.j, LP_JF_LISTENING)))
 			return give_up(&g, why);
 		pr_warn("the worker (process %d) %s; starting number %u", g.j->h->worker, why, g.j->h->workers + 1);

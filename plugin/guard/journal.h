@@ -36,7 +36,7 @@
 
 #define LP_J_MAGIC   UINT64_C(0x314e524a5a414c00) /* "\0LAZJRN1" */
 /* Of the header's and the cells' form. Whatever changes either raises it. */
-#define LP_J_VERSION 6
+#define LP_J_VERSION 7
 /*
  * Of what the engine makes of cells: a new worker must come to the views that the
  * old one had. Whatever makes the engine ask or decide otherwise raises it.
@@ -132,6 +132,9 @@ enum {
 	LP_JF_FATAL = 32,    /* a layout was lost, the tasks were killed */
 	LP_JF_ENDED = 64,    /* the worker's end is in order: exit_code */
 	LP_JF_BROKEN = 128,  /* the journal is not complete: nobody can go on after this worker */
+	LP_JF_ONCE = 256,    /* its source gives pages once: nobody can, either, though the journal is complete */
+	/* The death of this worker is the end. */
+	LP_JF_LAST = LP_JF_BROKEN | LP_JF_ONCE,
 };
 
 #define LP_J_KEEP 16

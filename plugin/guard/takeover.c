@@ -153,7 +153,7 @@ int lp_guard_take_over(struct lp_journal **out, pid_t *old_anchor, int **keep_fd
 	if (!rc && (alive(j->h->worker) || alive(j->h->guardian)))
 		rc = lp_err(err, -EBUSY, "its %s (process %d) lives", alive(j->h->guardian) ? "daemon" : "worker",
 			    alive(j->h->guardian) ? j->h->guardian : j->h->worker);
-	if (!rc && lp_journal_has(j, LP_JF_BROKEN))
+	if (!rc && lp_journal_has(j, LP_JF_LAST))
 		rc = lp_err(err, -ENODATA, "the journal is not complete: nobody can go on from it");
 	if (!rc)
 		rc = fetch(pidfd, l, err);

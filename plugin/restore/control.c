@@ -333,7 +333,7 @@ static bool replaceable(struct lp_restore *r, const char *what, struct text *t)
 	if (!r->j || lp_guard_orphan(r->j)) {
 		snprintf(why, sizeof(why), "no guardian, no %s: it outlives the worker, and starts the new one", what);
 		refuse(t, why);
-	} else if (lp_journal_has(r->j, LP_JF_BROKEN)) {
+	} else if (lp_journal_has(r->j, LP_JF_LAST)) {
 		refuse(t, "nobody can go on after this worker: its source gives pages only once, or the journal was full");
 	} else if (up == LP_J_UP_ASKED || up == LP_J_UP_CHECKING || up == LP_J_UP_REPLACING) {
 		refuse(t, "another upgrade is under way");

@@ -299,7 +299,7 @@ int replay(struct lp_restore *r, struct lp_err *err)
 	if (!rd)
 		return lp_err(err, -ENOMEM, "out of memory");
 	rd->r = r;
-	if (lp_journal_has(r->j, LP_JF_BROKEN) && lp_journal_count(r->j))
+	if (lp_journal_has(r->j, LP_JF_LAST) && lp_journal_count(r->j))
 		rc = lp_err(err, -ENODATA, "the journal is not complete");
 	else
 		rc = read_log(&p, err);
@@ -362,7 +362,7 @@ int lp_restore_rehearse(const struct lp_images *im, struct lp_journal *j, struct
 	pthread_mutex_init(&r->lock, NULL);
 	if (!r->engine)
 		return lp_err(err, -ENOMEM, "out of memory");
-	if (lp_journal_has(j, LP_JF_BROKEN))
+	if (lp_journal_has(j, LP_JF_LAST))
 		return lp_err(err, -ENODATA, "the journal is not complete");
 	rc = read_log(&p, err);
 	return rc && !*err->msg ? lp_err_sys(err, rc, "cannot go on from the journal") : rc;
