@@ -73,7 +73,39 @@ static int find_mixed(void *arg, const struct lp_extent *piece, bool lazy)
 	return m->stacks || m->v == m->t->nvmas || !(m->t->vmas[m->v].flags & MAP_GROWSDOWN);
 }
 
-bool lp_thin_mixed(const struct lp_task *t, uint64_t huge, uint64_t *addr)
+/* CRIU maps a VMA with its pages in the parent and lets the child have it by fork, if it begins at the same place in both. */
+static bool shares_vma(const struct lp_task *a, const struct lp_task *b)
+{
+	size_t i = 0, k = 0;
+
+	while (i < a->nvmas && k < b->nvmas) {
+		if (a->vmas[i].start == b->vmas[k].start && a->vmas[i].lazy && b->vmas[k].lazy)
+			return true;
+		if (a->vmas[i].start <= b->vmas[k].start)
+			i++;
+		else
+			k++;
+	}
+	return false;
+}
+
+/* Has @t lazy pages, or a child that gets some of its memory by fork, or a child of that one? */
+static bool lazy_by_fork(const struct lp_images *im, const struct lp_task *t, size_t depth)
+{
+	size_t i, n = lp_images_ntasks(im);
+
+	if (t->lazy_bytes)
+		return true;
+	for (i = 0; depth < n && i < n; i++) {
+		const struct lp_task *c = lp_images_task(im, i);
+
+		if (c != t && c->ppid == t->pid && c->has_mm && shares_vma(t, c) && lazy_by_fork(im, c, depth + 1))
+			return true;
+	}
+	return false;
+}
+
+bool lp_thin_mixed(const struct lp_images *im, const struct lp_task *t, uint64_t huge, uint64_t *addr)
 {
 	struct mixed m = { .t = t };
 	uint64_t stacks = 0;
@@ -84,7 +116,7 @@ bool lp_thin_mixed(const struct lp_task *t, uint64_t huge, uint64_t *addr)
 		if (t->vmas[i].flags & MAP_GROWSDOWN)
 			stacks += t->vmas[i].end - t->vmas[i].start + LP_PAGE_SIZE;
 	m.stacks = stacks >= huge;
-	if (!t->lazy_bytes || !lp_thin_pieces(t, find_mixed, &m))
+	if (!lp_thin_pieces(t, find_mixed, &m) || !lazy_by_fork(im, t, 0))
 		return false;
 	*addr = m.addr;
 	return true;

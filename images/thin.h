@@ -46,11 +46,12 @@ int lp_thin_pieces(const struct lp_task *t, int (*fn)(void *arg, const struct lp
 uint64_t lp_thin_eager(const struct lp_task *t);
 
 /*
- * Does CRIU put pages of @t into lazy VMAs by itself, the first at *@addr, where a
- * huge page, of @huge bytes at least, could have lazy pages as well? It puts them
- * where VMAs lie side by side that are apart later.
+ * Does CRIU put pages of @t, a task of @im, into lazy VMAs by itself, the first at
+ * *@addr, where a huge page, of @huge bytes at least, could have lazy pages as
+ * well, of @t or of a child that gets the memory by fork? It puts them where VMAs
+ * lie side by side that are apart later.
  */
-bool lp_thin_mixed(const struct lp_task *t, uint64_t huge, uint64_t *addr);
+bool lp_thin_mixed(const struct lp_images *im, const struct lp_task *t, uint64_t huge, uint64_t *addr);
 
 /* Is @name, of the top directory, a file that is another in these forms: of the memory of a task? */
 bool lp_thin_has(const struct lp_images *im, const char *name);

@@ -454,7 +454,7 @@ static int no_zeros(const struct lp_images *im, uint64_t huge, struct lp_err *er
 	for (i = 0; !lp_images_depth(im) && i < lp_images_ntasks(im); i++) {
 		const struct lp_task *t = lp_images_task(im, i);
 
-		if (t->has_mm && lp_thin_mixed(t, huge, &addr))
+		if (t->has_mm && lp_thin_mixed(im, t, huge, &addr))
 			return lp_err(err, -ENOTSUP,
 				      "pagemap-%d.img: CRIU restores page 0x%" PRIx64 " by itself, and with transparent huge "
 				      "pages there may be zeros beside it: first write `madvise` to /sys/kernel/mm/"

@@ -284,17 +284,17 @@ static void test_thin(void **state)
 	ib.parent = NULL;
 	assert_int_equal(ib_write(f->path[2], &ib), 0);
 	im = open_ok(f->path[2]);
-	assert_false(lp_thin_mixed(lp_images_task(im, 0), 1 << 21, &addr)); /* nothing is lazy */
+	assert_false(lp_thin_mixed(im, lp_images_task(im, 0), 1 << 21, &addr)); /* nothing is lazy */
 	lp_images_close(im);
 	im = with_pagemap(f->path[2], thin, nthin, 4);
-	assert_false(lp_thin_mixed(lp_images_task(im, 0), 1 << 21, &addr));
+	assert_false(lp_thin_mixed(im, lp_images_task(im, 0), 1 << 21, &addr));
 	assert_int_equal(lp_images_task(im, 0)->lazy_bytes, 15 * IB_PAGE);
 	assert_int_equal(lp_task_lookup(lp_images_task(im, 0), PG(5), NULL)->kind, LP_EXT_SOURCE);
 	assert_int_equal(lp_task_lookup(lp_images_task(im, 0), PG(64), NULL)->off, 0);
 	assert_int_equal(lp_images_ident(im, f->path[2], ident[1], &err), 0);
 	lp_images_close(im);
 	im = with_pagemap(f->path[2], whole, nwhole, 19);
-	assert_false(lp_thin_mixed(lp_images_task(im, 0), 1 << 21, &addr));
+	assert_false(lp_thin_mixed(im, lp_images_task(im, 0), 1 << 21, &addr));
 	assert_int_equal(lp_images_task(im, 0)->lazy_bytes, 15 * IB_PAGE);
 	assert_int_equal(lp_images_task(im, 0)->eager_bytes, 4 * IB_PAGE);
 	assert_int_equal(lp_task_lookup(lp_images_task(im, 0), PG(64), NULL)->off, 15 * IB_PAGE);
@@ -319,16 +319,49 @@ static void test_mixed(void **state)
 
 	assert_int_equal(ib_write(f->path[0], &ib), 0);
 	im = open_ok(f->path[0]);
-	assert_false(lp_thin_mixed(lp_images_task(im, 0), 33 * IB_PAGE, &addr));
-	assert_true(lp_thin_mixed(lp_images_task(im, 0), 32 * IB_PAGE, &addr));
+	assert_false(lp_thin_mixed(im, lp_images_task(im, 0), 33 * IB_PAGE, &addr));
+	assert_true(lp_thin_mixed(im, lp_images_task(im, 0), 32 * IB_PAGE, &addr));
 	assert_int_equal(addr, PG(630));
 	lp_images_close(im);
 	/* Elsewhere CRIU maps VMAs side by side, and they become one. */
 	ents[1].vaddr = PG(15);
 	assert_int_equal(ib_write(f->path[0], &ib), 0);
 	im = open_ok(f->path[0]);
-	assert_true(lp_thin_mixed(lp_images_task(im, 0), 1 << 21, &addr));
+	assert_true(lp_thin_mixed(im, lp_images_task(im, 0), 1 << 21, &addr));
 	assert_int_equal(addr, PG(15));
+	lp_images_close(im);
+}
+
+/* CRIU restores a parent, and its child has lazy pages where the parent has none: it gets the parent's huge page. */
+static void test_mixed_fork(void **state)
+{
+	struct fixture *f = *state;
+	const struct ib_vma vmas[] = { IB_ANON(PG(0), 16) };
+	struct ib_vma other[] = { IB_ANON(PG(0), 16) };
+	struct ib_ent eager[] = { { .vaddr = PG(0), .nr = 4, .flags = IB_PRESENT } };
+	struct ib_ent lazy[] = { { .vaddr = PG(4), .nr = 4, .flags = IB_PRESENT | IB_LAZY } };
+	struct ib_task tasks[] = {
+		{ .pid = 17, .pages_id = 1, .vmas = vmas, .nvmas = 1, .ents = eager, .nents = 1 },
+		{ .pid = 18, .ppid = 17, .pages_id = 2, .vmas = vmas, .nvmas = 1, .ents = eager, .nents = 1 },
+		{ .pid = 19, .ppid = 18, .pages_id = 3, .vmas = other, .nvmas = 1, .ents = lazy, .nents = 1 },
+	};
+	struct ib_image ib = { .tasks = tasks, .ntasks = 3 };
+	struct lp_images *im;
+	uint64_t addr = 0;
+
+	assert_int_equal(ib_write(f->path[0], &ib), 0);
+	im = open_ok(f->path[0]);
+	assert_true(lp_thin_mixed(im, lp_images_task(im, 0), 1 << 21, &addr));
+	assert_int_equal(addr, PG(0));
+	assert_true(lp_thin_mixed(im, lp_images_task(im, 1), 1 << 21, &addr));
+	assert_false(lp_thin_mixed(im, lp_images_task(im, 2), 1 << 21, &addr));
+	lp_images_close(im);
+	/* A child with memory elsewhere, after an exec for example, gets none by fork. */
+	other[0].start += IB_PAGE;
+	assert_int_equal(ib_write(f->path[0], &ib), 0);
+	im = open_ok(f->path[0]);
+	assert_false(lp_thin_mixed(im, lp_images_task(im, 0), 1 << 21, &addr));
+	assert_false(lp_thin_mixed(im, lp_images_task(im, 1), 1 << 21, &addr));
 	lp_images_close(im);
 }
 
@@ -705,6 +738,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_thin, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_early, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_mixed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_mixed_fork, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_born_later, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_vmas, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_six_gib, setup, teardown),
