@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/utsname.h>
 
 #include "base/kernel.h"
@@ -59,4 +60,14 @@ uint64_t lp_kernel_huge_pages(void)
 			return size;
 	}
 	return always && !some ? pmd : 0;
+}
+
+void lp_raise_files(void)
+{
+	struct rlimit rl, want = { 1 << 20, 1 << 20 };
+
+	if (getrlimit(RLIMIT_NOFILE, &rl) || (rl.rlim_max < want.rlim_max && !setrlimit(RLIMIT_NOFILE, &want)))
+		return;
+	rl.rlim_cur = rl.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &rl);
 }

@@ -15,4 +15,12 @@ bool lp_kernel_before(unsigned major, unsigned minor);
  */
 uint64_t lp_kernel_huge_pages(void);
 
+/*
+ * As many descriptors as this process and those that it starts may have, up to
+ * 1,048,576: one for each restored address space, which all of the daemon's
+ * processes share, and who takes over gives them the same numbers. Before the
+ * sandbox, which leaves no right to it.
+ */
+void lp_raise_files(void);
+
 #endif

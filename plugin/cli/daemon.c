@@ -696,6 +696,7 @@ int cmd_daemon(int argc, char **argv)
 
 	if (parse(argc, argv, &o))
 		return 2;
+	lp_raise_files();
 	if (o.check)
 		return resume_check(&o.pages, o.resume_fd, o.resume_dir);
 	if (o.check_source)

@@ -101,7 +101,9 @@ static void start_worker(struct guardian *g)
 	if (!pid)
 		worker_main(g);
 	g->worker = pid;
+	g->j->h->worker_start = 0;
 	g->j->h->worker = pid;
+	g->j->h->worker_start = guard_start_time(pid);
 	if (g->signal)
 		kill(pid, g->signal);
 }
@@ -386,6 +388,7 @@ int lp_guard_run(const struct lp_guard_conf *conf)
 	g.oom_adj = g.j->h->oom_adj;
 	guard_oom_adj(&never);
 	g.j->h->guardian = getpid();
+	g.j->h->guardian_start = guard_start_time(getpid());
 	/* Nobody who takes over is told that we are ready: that was said. */
 	g.announced = conf->resumed || (conf->old_anchor && lp_journal_has(g.j, LP_JF_LISTENING));
 	if (g.announced && !conf->resumed && conf->ready(conf->arg))

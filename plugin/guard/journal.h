@@ -210,6 +210,7 @@ struct lp_jhead {
 	_Atomic int32_t listen_fd, hand_sock;
 	_Atomic int32_t keep[LP_J_KEEP]; /* descriptors that no worker may close; -1 none */
 	_Atomic int32_t guardian, anchor, worker; /* pids */
+	_Atomic uint64_t guardian_start, worker_start; /* when they started, in clock ticks; 0: not known */
 	_Atomic uint32_t workers;   /* how many there were */
 	_Atomic uint32_t swept;	    /* the last one that has closed strange descriptors */
 	uint32_t has_ident;

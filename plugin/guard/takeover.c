@@ -18,8 +18,8 @@
 #include "guard/internal.h"
 
 struct numbers {
-	int v[1 << 16];
-	size_t n;
+	int *v;
+	size_t n, cap;
 	int max;
 };
 
@@ -33,11 +33,22 @@ static int list(pid_t pid, struct numbers *l, struct lp_err *err)
 	d = opendir(path);
 	if (!d)
 		return lp_err_sys(err, -errno, "%s", path);
-	while ((e = readdir(d)) && l->n < sizeof(l->v) / sizeof(l->v[0])) {
+	while ((e = readdir(d))) {
 		int fd = atoi(e->d_name);
 
 		if (*e->d_name == '.' || fd < 3)
 			continue;
+		if (l->n == l->cap) {
+			size_t cap = l->cap ? l->cap * 2 : 1024;
+			int *v = realloc(l->v, cap * sizeof(*v));
+
+			if (!v) {
+				closedir(d);
+				return lp_err(err, -ENOMEM, "out of memory");
+			}
+			l->v = v;
+			l->cap = cap;
+		}
 		l->v[l->n++] = fd;
 		if (fd > l->max)
 			l->max = fd;
@@ -46,10 +57,14 @@ static int list(pid_t pid, struct numbers *l, struct lp_err *err)
 	return 0;
 }
 
-static bool alive(pid_t pid)
+/* @start: guard_start_time() of it, or 0 if that is not known. Its number may be somebody else's by now. */
+static bool alive(pid_t pid, uint64_t start)
 {
 	struct pollfd p = { .events = POLLIN };
 	bool yes;
+
+	if (start && guard_start_time(pid) != start)
+		return false;
 
 	p.fd = pid > 0 ? syscall(SYS_pidfd_open, pid, 0) : -1;
 	if (p.fd < 0)
@@ -149,10 +164,17 @@ int lp_guard_take_over(struct lp_journal **out, pid_t *old_anchor, int **keep_fd
 			rc = lp_journal_attach(fd, &j, err);
 		if (rc && fd >= 0)
 			close(fd);
+		/* Its number here may be one that fetch() gives to something else. */
+		if (!rc && move_up(&j->fd, l->max + 1))
+			rc = lp_err_sys(err, -errno, "descriptors");
 	}
-	if (!rc && (alive(j->h->worker) || alive(j->h->guardian)))
-		rc = lp_err(err, -EBUSY, "its %s (process %d) lives", alive(j->h->guardian) ? "daemon" : "worker",
-			    alive(j->h->guardian) ? j->h->guardian : j->h->worker);
+	if (!rc) {
+		bool guardian = alive(j->h->guardian, j->h->guardian_start);
+
+		if (guardian || alive(j->h->worker, j->h->worker_start))
+			rc = lp_err(err, -EBUSY, "its %s (process %d) lives", guardian ? "daemon" : "worker",
+				    guardian ? j->h->guardian : j->h->worker);
+	}
 	if (!rc && lp_journal_has(j, LP_JF_LAST))
 		rc = lp_err(err, -ENODATA, "the journal is not complete: nobody can go on from it");
 	if (!rc)
@@ -163,10 +185,8 @@ int lp_guard_take_over(struct lp_journal **out, pid_t *old_anchor, int **keep_fd
 		goto out;
 	}
 	/* The number that it had; the one it was read through is of no more use. */
-	if (j->fd != jfd) {
-		close(j->fd);
-		j->fd = jfd;
-	}
+	close(j->fd);
+	j->fd = jfd;
 	for (i = 0; i < LP_J_KEEP; i++)
 		j->h->keep[i] = -1;
 	lp_journal_keep(j, jfd);
@@ -175,6 +195,7 @@ int lp_guard_take_over(struct lp_journal **out, pid_t *old_anchor, int **keep_fd
 out:
 	if (pidfd >= 0)
 		close(pidfd);
+	free(l->v);
 	free(l);
 	return rc;
 }

@@ -19,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/kernel.h"
 #include "guard/guard.h"
 #include "restore/internal.h"
 
@@ -135,17 +136,7 @@ static int init(struct lp_restore *r, const struct lp_restore_conf *conf, struct
 	pthread_cond_init(&r->ctl_cond, &ca);
 	pthread_condattr_destroy(&ca);
 	/* One descriptor for every task and every child of a fork. */
-	if (!getrlimit(RLIMIT_NOFILE, &rl)) {
-		struct rlimit want = { 1 << 20, 1 << 20 };
-
-		if (rl.rlim_max < want.rlim_max && setrlimit(RLIMIT_NOFILE, &want)) {
-			rl.rlim_cur = rl.rlim_max;
-			setrlimit(RLIMIT_NOFILE, &rl);
-		} else if (rl.rlim_max >= want.rlim_max) {
-			rl.rlim_cur = rl.rlim_max;
-			setrlimit(RLIMIT_NOFILE, &rl);
-		}
-	}
+	lp_raise_files();
 	rl.rlim_cur = 0;
 	getrlimit(RLIMIT_NOFILE, &rl);
 	ntasks = lp_images_ntasks(conf->images);

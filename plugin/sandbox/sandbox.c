@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -167,17 +166,6 @@ struct lp_sandbox *lp_sandbox_new(enum lp_role role, unsigned flags)
 	return s;
 }
 
-/* lp_restore_run() wants it, and has no right to it any more then. */
-static void raise_files(void)
-{
-	struct rlimit rl, want = { .rlim_max = 1 << 20 };
-
-	if (getrlimit(RLIMIT_NOFILE, &rl) || rl.rlim_max >= want.rlim_max)
-		return;
-	want.rlim_cur = rl.rlim_cur;
-	(void)setrlimit(RLIMIT_NOFILE, &want);
-}
-
 static void without(const char *what, int rc)
 {
 	pr_warn("sandbox: %s: %s: going on without", what, strerror(-rc));
@@ -195,8 +183,6 @@ int lp_sandbox_enter(struct lp_sandbox *s, struct lp_err *err)
 		rc = lp_err_sys(err, s->rc, "cannot set up the sandbox of the %s", who);
 		goto out;
 	}
-	if (s->role != LP_ROLE_OF_SERVER)
-		raise_files();
 	rc = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ? -errno : 0;
 	if (rc)
 		without("PR_SET_NO_NEW_PRIVS", rc);
