@@ -87,6 +87,7 @@ int lost_poison(struct lp_mm *mm, struct lp_flight *f)
 {
 	struct lp_restore *r = mm->r;
 	const struct lp_piece *p = lp_flight_head(f);
+	bool no_place = false;
 	unsigned slot;
 	int rc;
 
@@ -95,7 +96,19 @@ int lost_poison(struct lp_mm *mm, struct lp_flight *f)
 	if (!mm_fill_begin(mm, &slot))
 		return -EAGAIN;
 	rc = lp_uffd_poison(mm->fd, p->addr, LP_PAGE_SIZE);
+	/* Twice in a row: its place is gone for good, see fill_chunk(). */
+	if (rc == -ENOENT && atomic_load(&r->armed)) {
+		rc = lp_uffd_poison(mm->fd, p->addr, LP_PAGE_SIZE);
+		no_place = rc == -ENOENT;
+	}
 	mm_fill_end(mm, slot);
+	if (no_place) {
+		pr_debug("%d.%u: no place for 0x%" PRIx64 " any more", mm->pid, mm->id, p->addr);
+		atomic_fetch_add_explicit(&r->dropped, LP_PAGE_SIZE, memory_order_relaxed);
+		note_filled(mm, p->addr, LP_PAGE_SIZE);
+		eng_advance(f, LP_PAGE_SIZE);
+		return 0;
+	}
 	switch (rc) {
 	case 0:
 		/* First that: whoever goes on finds the page there. */

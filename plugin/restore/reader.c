@@ -152,8 +152,11 @@ void mm_free(struct lp_mm *mm)
 
 	book_leave(mm);
 	note_close(mm);
+	/* It does not leave the set by itself while a check that the guardian has forked has it open, too. */
+	if (mm->polled)
+		epoll_ctl(mm->r->epfd, EPOLL_CTL_DEL, fd, NULL);
 	mm_forget(mm);
-	close(fd); /* leaves the epoll set by itself: nobody else has it open */
+	close(fd);
 	if (pidfd >= 0)
 		close(pidfd);
 	lp_crash_point(close_after);

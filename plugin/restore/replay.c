@@ -230,6 +230,16 @@ static int handle_zone(struct lp_replay *p, struct lp_reader *rd)
 	/* Messages of this generation that are noted. */
 	if (p->any_message && p->zone_gen == (r->zone->gen & 0xffff))
 		first = p->zone_idx + 1;
+	/* What was changed before a message was sent, before that; as read_mm() does. */
+	if (mm) {
+		lp_gate_enter_alone(&mm->gate);
+		mm->alone = true;
+		pthread_mutex_lock(&r->lock);
+		book_read(r);
+		pthread_mutex_unlock(&r->lock);
+		mm->alone = false;
+		lp_gate_leave_alone(&mm->gate);
+	}
 	for (i = 0; i < LP_J_MESSAGES; i++) {
 		const struct uffd_msg *m = &r->zone->msgs[i];
 
