@@ -128,7 +128,10 @@ static int flatten(const struct lp_pagemap *pm, uint32_t file, bool top, struct 
 	return 0;
 }
 
-/* Each entry lies in VMAs of the task, one or several without gaps. */
+/*
+ * Each entry lies in VMAs of the task, one or several without gaps. What is lazy
+ * lies in lazy VMAs: CRIU would leave it out, and nobody would ask us for it.
+ */
 static int check_cover(const struct lp_task *t, const struct lp_pagemap *pm, struct lp_err *err)
 {
 	size_t i, v = 0;
@@ -141,6 +144,11 @@ static int check_cover(const struct lp_task *t, const struct lp_pagemap *pm, str
 			while (v < t->nvmas && t->vmas[v].end <= pos)
 				v++;
 			if (v < t->nvmas && t->vmas[v].start <= pos) {
+				if (e->flags & LP_PE_LAZY && !t->vmas[v].lazy)
+					return lp_err(err, -EINVAL,
+						      "%s: entry %zu (0x%" PRIx64 "-0x%" PRIx64 ") is lazy, but the VMA at 0x%" PRIx64
+						      " is not of a kind that can be: the image is damaged, dump again",
+						      pm->name, i, e->start, e->end, t->vmas[v].start);
 				pos = t->vmas[v].end;
 				continue;
 			}

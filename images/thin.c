@@ -11,6 +11,11 @@
 #include "images/pmwrite.h"
 #include "images/thin.h"
 
+/*
+ * CRIU copies a shadow stack from where it has mapped it before anything is
+ * registered (restorer.c, shstk_vma_restore()), so its pages cannot be lazy, though
+ * dumps call them so.
+ */
 int lp_thin_pieces(const struct lp_task *t, int (*fn)(void *arg, const struct lp_extent *piece, bool lazy), void *arg)
 {
 	size_t i, v = 0;
@@ -21,7 +26,7 @@ int lp_thin_pieces(const struct lp_task *t, int (*fn)(void *arg, const struct lp
 		uint64_t end = x.end;
 
 		for (; !rc && x.start < end; x.off += x.end - x.start, x.start = x.end) {
-			bool lazy = false;
+			bool lazy = false, copied = false;
 
 			while (v < t->nvmas && t->vmas[v].end <= x.start)
 				v++;
@@ -31,8 +36,9 @@ int lp_thin_pieces(const struct lp_task *t, int (*fn)(void *arg, const struct lp
 			} else if (v < t->nvmas) {
 				x.end = t->vmas[v].end < end ? t->vmas[v].end : end;
 				lazy = t->vmas[v].lazy;
+				copied = t->vmas[v].status & LP_VMA_SHSTK && x.kind == LP_EXT_DATA;
 			}
-			rc = fn(arg, &x, lazy || x.lazy);
+			rc = fn(arg, &x, (lazy || x.lazy) && !copied);
 		}
 	}
 	return rc;
@@ -120,6 +126,24 @@ bool lp_thin_mixed(const struct lp_images *im, const struct lp_task *t, uint64_t
 		return false;
 	*addr = m.addr;
 	return true;
+}
+
+bool lp_thin_shadow(const struct lp_task *t, uint64_t *addr)
+{
+	size_t i, k;
+
+	for (i = 0; i < t->nvmas; i++) {
+		const struct lp_vma *v = &t->vmas[i];
+
+		for (k = 0; v->status & LP_VMA_SHSTK && k < t->nextents; k++) {
+			const struct lp_extent *x = &t->extents[k];
+
+			*addr = v->start;
+			if (x->lazy && x->start < v->end && x->end > v->start)
+				return true;
+		}
+	}
+	return false;
 }
 
 struct writer {

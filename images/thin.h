@@ -56,4 +56,7 @@ bool lp_thin_mixed(const struct lp_images *im, const struct lp_task *t, uint64_t
 /* Is @name, of the top directory, a file that is another in these forms: of the memory of a task? */
 bool lp_thin_has(const struct lp_images *im, const char *name);
 
+/* Has @t lazy pages in a shadow stack, the first in the VMA at *@addr? CRIU would restore them as zeros. */
+bool lp_thin_shadow(const struct lp_task *t, uint64_t *addr);
+
 #endif

@@ -465,6 +465,23 @@ static int no_zeros(const struct lp_images *im, uint64_t huge, struct lp_err *er
 	return 0;
 }
 
+static int no_shadows(const struct lp_images *im, struct lp_err *err)
+{
+	uint64_t addr;
+	size_t i;
+
+	for (i = 0; i < lp_images_ntasks(im); i++) {
+		const struct lp_task *t = lp_images_task(im, i);
+
+		if (t->has_mm && lp_thin_shadow(t, &addr))
+			return lp_err(err, -ENOTSUP,
+				      "pagemap-%d.img: CRIU cannot restore the shadow stack at 0x%" PRIx64 " lazily: restore "
+				      "without --lazy-pages, or fetch or push the checkpoint again",
+				      t->pid, addr);
+	}
+	return 0;
+}
+
 /* A new worker must see the checkpoint that its journal is about. */
 static int same_checkpoint(struct run *run, const struct lp_images *im, struct lp_err *err)
 {
@@ -584,6 +601,8 @@ static int work(void *arg)
 		rc = pages_open(&from, run->dir, tls, &pages, &err);
 	if (!rc && huge && !(run->j && lp_journal_has(run->j, LP_JF_ACCEPTED)))
 		rc = no_zeros(pages.images, huge, &err);
+	if (!rc && !(run->j && lp_journal_has(run->j, LP_JF_ACCEPTED)))
+		rc = no_shadows(pages.images, &err);
 	if (!rc && run->j)
 		rc = same_checkpoint(run, pages.images, &err);
 	if (!rc)

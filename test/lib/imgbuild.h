@@ -31,6 +31,7 @@
 #define IB_VDSO		(1u << 3)
 #define IB_FILE_PRIVATE (1u << 6)
 #define IB_ANON_PRIVATE (1u << 9)
+#define IB_SHSTK	(1u << 15)
 #define IB_VVAR		(1u << 12)
 #define IB_GUARD	(1u << 16)
 

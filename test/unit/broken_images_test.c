@@ -213,6 +213,7 @@ SPOIL(vma_empty, k->vmas[1].end = PG(16))
 SPOIL(vma_unaligned, k->vmas[1].end++)
 SPOIL(vma_high, k->vmas[1].end = UINT64_C(1) << 63 | IB_PAGE)
 SPOIL(vma_none, k->tasks[0].nvmas = 0)
+SPOIL(ent_lazy_locked, k->vmas[0].flags |= MAP_LOCKED)
 SPOIL(ent_unaligned, k->ents[1].vaddr += 8)
 SPOIL(ent_overlap, k->ents[1].vaddr = PG(1))
 SPOIL(ent_unsorted, k->ents[2].vaddr = PG(-1))
@@ -336,6 +337,7 @@ static const struct broken {
 	{ "vma-unaligned", vma_unaligned, NULL, -EINVAL, "mm-17.img", "not page aligned" },
 	{ "vma-high", vma_high, NULL, -EINVAL, "mm-17.img", "ends past 2^63" },
 	{ "vma-none", vma_none, NULL, -EINVAL, "mm-17.img", "no VMA" },
+	{ "ent-lazy-locked", ent_lazy_locked, NULL, -EINVAL, "pagemap-17.img", "entry 1 (0x7f0000002000-0x7f0000004000) is lazy, but" },
 	{ "ent-unaligned", ent_unaligned, NULL, -EINVAL, "pagemap-17.img", "entry 1 (0x7f0000002008" },
 	{ "ent-overlap", ent_overlap, NULL, -EINVAL, "pagemap-17.img", "overlaps" },
 	{ "ent-unsorted", ent_unsorted, NULL, -EINVAL, "pagemap-17.img", "unsorted" },

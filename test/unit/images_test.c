@@ -365,6 +365,32 @@ static void test_mixed_fork(void **state)
 	lp_images_close(im);
 }
 
+/* Lazy pages of a shadow stack: found, and not lazy in a thin pagemap. */
+static void test_shadow(void **state)
+{
+	struct fixture *f = *state;
+	struct ib_vma vmas[] = { IB_ANON(PG(0), 4), IB_ANON(PG(8), 4) };
+	struct ib_ent ents[] = { { .vaddr = PG(0), .nr = 3, .flags = IB_PRESENT | IB_LAZY },
+				 { .vaddr = PG(8), .nr = 2, .flags = IB_PRESENT | IB_LAZY } };
+	struct ib_task task = { .pid = 17, .pages_id = 1, .vmas = vmas, .nvmas = 2, .ents = ents, .nents = 2 };
+	struct ib_image ib = { .tasks = &task, .ntasks = 1 };
+	struct lp_images *im;
+	uint64_t addr = 0;
+
+	assert_int_equal(ib_write(f->path[0], &ib), 0);
+	im = open_ok(f->path[0]);
+	assert_false(lp_thin_shadow(lp_images_task(im, 0), &addr));
+	assert_int_equal(lp_thin_eager(lp_images_task(im, 0)), 0);
+	lp_images_close(im);
+	vmas[1].status |= IB_SHSTK;
+	assert_int_equal(ib_write(f->path[0], &ib), 0);
+	im = open_ok(f->path[0]);
+	assert_true(lp_thin_shadow(lp_images_task(im, 0), &addr));
+	assert_int_equal(addr, PG(8));
+	assert_int_equal(lp_thin_eager(lp_images_task(im, 0)), 2 * IB_PAGE);
+	lp_images_close(im);
+}
+
 /* Where the kernel looks and cannot wait: futexes that inherit priorities first, then what the ends of threads need. */
 static void test_early(void **state)
 {
@@ -608,6 +634,8 @@ static size_t random_level(struct model *m, uint32_t level, bool bottom, struct 
 		for (i = 0; i < len && p + i < NPAGES; i++) {
 			if (flags && !m->mapped[p + i])
 				break;
+			if (flags & IB_LAZY && !m->lazy_vma[p + i])
+				break;
 			if ((flags & IB_PARENT) && m->page[p + i].kind != 1)
 				break;
 			if (!flags)
@@ -739,6 +767,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_early, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_mixed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_mixed_fork, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_shadow, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_born_later, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_vmas, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_six_gib, setup, teardown),
