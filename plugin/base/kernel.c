@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* See kernel.h. Owns nothing. */
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -70,4 +71,22 @@ void lp_raise_files(void)
 		return;
 	rl.rlim_cur = rl.rlim_max;
 	(void)setrlimit(RLIMIT_NOFILE, &rl);
+}
+
+uint64_t lp_kernel_min_addr(void)
+{
+	static _Atomic uint64_t min;
+	uint64_t v = atomic_load(&min);
+	FILE *f;
+
+	if (v)
+		return v;
+	f = fopen("/proc/sys/vm/mmap_min_addr", "re");
+	if (!f || fscanf(f, "%" SCNu64, &v) != 1)
+		v = 1 << 16;
+	if (f)
+		fclose(f);
+	v = v ? (v + 4095) & ~UINT64_C(4095) : 4096;
+	atomic_store(&min, v);
+	return v;
 }

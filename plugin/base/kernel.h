@@ -23,4 +23,11 @@ uint64_t lp_kernel_huge_pages(void);
  */
 void lp_raise_files(void);
 
+/*
+ * The lowest address that userfaultfd's calls take (vm.mmap_min_addr), page
+ * aligned, not 0; 64 KiB where /proc says nothing. Looked at once, so first before
+ * the sandbox, which keeps /proc away.
+ */
+uint64_t lp_kernel_min_addr(void);
+
 #endif

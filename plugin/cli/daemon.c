@@ -716,6 +716,7 @@ int cmd_daemon(int argc, char **argv)
 	if (parse(argc, argv, &o))
 		return 2;
 	lp_raise_files();
+	(void)lp_kernel_min_addr();
 	if (o.check)
 		return resume_check(&o.pages, o.resume_fd, o.resume_dir);
 	if (o.check_source)

@@ -19,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/kernel.h"
 #include "base/log.h"
 #include "guard/internal.h"
 
@@ -44,10 +45,10 @@ static bool process_alive(pid_t pid)
 	return alive;
 }
 
-/* Has @fd an address space that still lives? Changes nothing: there is nothing to be read at address 0. */
+/* Has @fd an address space that still lives? Changes nothing: there is nothing to be read at address 0. The kernel looks at the range first. */
 static bool context_alive(int fd)
 {
-	struct uffdio_copy c = { .dst = 0x10000, .src = 0, .len = sysconf(_SC_PAGESIZE) };
+	struct uffdio_copy c = { .dst = lp_kernel_min_addr(), .src = 0, .len = sysconf(_SC_PAGESIZE) };
 
 	if (!ioctl(fd, UFFDIO_COPY, &c))
 		return true;

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "restore/internal.h"
+#include "base/kernel.h"
 #include "base/prio.h"
 
 #define MESSAGES LP_J_MESSAGES
@@ -352,7 +353,7 @@ void reader_event(struct lp_reader *rd, struct lp_mm *mm, const struct uffd_msg 
 
 uint64_t mm_unmapped(const struct lp_mm *mm)
 {
-	uint64_t addr = UINT64_C(0x10000); /* mmap_min_addr: rarely mapped, never lazy */
+	uint64_t addr = lp_kernel_min_addr(); /* rarely mapped, never lazy */
 
 	while (lp_space_registered(mm->space, addr, addr + LP_PAGE_SIZE))
 		addr += LP_PAGE_SIZE;

@@ -126,7 +126,7 @@ int lp_uffd_wake(int fd, uint64_t start, uint64_t len)
 
 void lp_uffd_wake_all(int fd, uint64_t *end)
 {
-	uint64_t start = 0x10000, lo = start, hi = UINT64_C(1) << 57, mid;
+	uint64_t start = lp_kernel_min_addr(), lo = start, hi = UINT64_C(1) << 57, mid;
 
 	if (*end && lp_uffd_wake(fd, start, *end - start) != -EINVAL &&
 	    lp_uffd_wake(fd, start, *end + LP_PAGE_SIZE - start) == -EINVAL)
