@@ -75,6 +75,7 @@ int lp_connect(const struct lp_addr *a, unsigned ms, const _Atomic bool *stop, s
 	struct sockaddr_un un;
 	struct sockaddr_vm vm;
 	char name[300];
+	unsigned left = 0;
 	int rc;
 
 	lp_addr_str(a, name, sizeof(name));
@@ -92,9 +93,14 @@ int lp_connect(const struct lp_addr *a, unsigned ms, const _Atomic bool *stop, s
 	rc = lp_resolve(a, false, &all, err);
 	if (rc)
 		return rc;
-	for (ai = all; ai; ai = ai->ai_next) {
-		rc = connect_one(ai->ai_addr, ai->ai_addrlen, end, stop);
-		if (rc >= 0 || rc == -EINTR || rc == -ETIMEDOUT)
+	for (ai = all; ai; ai = ai->ai_next)
+		left++;
+	for (ai = all, rc = -ETIMEDOUT; ai; ai = ai->ai_next, left--) {
+		/* One that never answers must not take the time of the others. */
+		uint64_t now = lp_now(), share = now < end ? (end - now) / left : 0;
+
+		rc = connect_one(ai->ai_addr, ai->ai_addrlen, now + share, stop);
+		if (rc >= 0 || rc == -EINTR)
 			break;
 	}
 	freeaddrinfo(all);

@@ -15,9 +15,9 @@
 /* In the directory when CRIU has brought all pages. */
 #define PAGES_DONE ".pages-are-complete"
 
-static void dir_name(char *buf, size_t len, const char *name)
+static void dir_name(char *buf, size_t len, const char *name, bool fresh)
 {
-	snprintf(buf, len, ".incoming-%s", name);
+	snprintf(buf, len, ".%s-%s", fresh ? "receiving" : "incoming", name);
 }
 
 static int open_dir(int at, const char *name)
@@ -74,29 +74,36 @@ static int remove_dir(int at, const char *name)
 	return rc;
 }
 
-static int make_dir(struct server *srv, const char *name, bool fresh, struct ingest *in, struct lp_err *err)
+/* What a push has left that did not come to its end, the server neither. CRIU brings pagemaps and pages only. */
+static int remove_pushed(int dirfd, const char *name)
 {
-	char dir[LP_CKPT_NAME_MAX + 16];
+	if (!strncmp(name, "pagemap-", 8) || !strncmp(name, "pages-", 6) || !strcmp(name, PAGES_DONE))
+		return 0;
+	return remove_one(dirfd, name);
+}
+
+static int make_dir(struct server *srv, bool fresh, struct ingest *in, struct lp_err *err)
+{
 	struct stat st;
 	int rc = 0;
 
-	dir_name(dir, sizeof(dir), name);
-	in->dirfd = open_dir(srv->ingest_fd, dir);
+	in->dirfd = open_dir(srv->ingest_fd, in->dir);
 	if (in->dirfd >= 0 && (fresh || fstatat(in->dirfd, PAGES_DONE, &st, AT_SYMLINK_NOFOLLOW))) {
 		close(in->dirfd);
 		in->dirfd = -ENOENT;
-		rc = remove_dir(srv->ingest_fd, dir); /* half of something that was given up */
-		if (rc)
-			return lp_err_sys(err, rc, "%s/%s: cannot remove it", srv->conf->ingest, dir);
+		rc = remove_dir(srv->ingest_fd, in->dir); /* half of something that was given up */
 	} else if (in->dirfd >= 0) {
 		in->keep = true;
+		rc = each(in->dirfd, remove_pushed);
 	}
+	if (rc)
+		return lp_err_sys(err, rc, "%s/%s: cannot remove it", srv->conf->ingest, in->dir);
 	if (in->dirfd == -ENOENT) {
-		if (mkdirat(srv->ingest_fd, dir, 0700))
-			return lp_err_sys(err, -errno, "%s/%s: cannot make it", srv->conf->ingest, dir);
-		in->dirfd = open_dir(srv->ingest_fd, dir);
+		if (mkdirat(srv->ingest_fd, in->dir, 0700))
+			return lp_err_sys(err, -errno, "%s/%s: cannot make it", srv->conf->ingest, in->dir);
+		in->dirfd = open_dir(srv->ingest_fd, in->dir);
 	}
-	return in->dirfd < 0 ? lp_err_sys(err, in->dirfd, "%s/%s", srv->conf->ingest, dir) : 0;
+	return in->dirfd < 0 ? lp_err_sys(err, in->dirfd, "%s/%s", srv->conf->ingest, in->dir) : 0;
 }
 
 int ingest_begin(struct server *srv, const char *name, bool fresh, struct ingest **out, struct lp_err *err)
@@ -110,6 +117,7 @@ int ingest_begin(struct server *srv, const char *name, bool fresh, struct ingest
 	if (!in)
 		return lp_err(err, -ENOMEM, "out of memory");
 	snprintf(in->name, sizeof(in->name), "%s", name);
+	dir_name(in->dir, sizeof(in->dir), name, fresh);
 	in->left = srv->conf->ingest_limit;
 	pthread_mutex_lock(&srv->ingest_lock);
 	for (other = srv->ingests; other && strcmp(other->name, name); other = other->next)
@@ -123,7 +131,7 @@ int ingest_begin(struct server *srv, const char *name, bool fresh, struct ingest
 		free(in);
 		return lp_err(err, -EBUSY, "%s is being received from somebody else", name);
 	}
-	rc = make_dir(srv, name, fresh, in, err);
+	rc = make_dir(srv, fresh, in, err);
 	if (rc) {
 		in->dirfd = -1;
 		in->keep = true;
@@ -158,8 +166,10 @@ static int sync_all(struct ingest *in, struct lp_err *err)
 	return rc ? lp_err_sys(err, rc, "%s: cannot make it durable", in->name) : 0;
 }
 
-int ingest_pages_done(struct ingest *in, struct lp_err *err)
+int ingest_pages_done(struct server *srv, struct ingest *in, struct lp_err *err)
 {
+	char to[sizeof(in->dir)];
+	bool had = false;
 	int fd, rc = sync_all(in, err);
 
 	if (rc)
@@ -168,9 +178,20 @@ int ingest_pages_done(struct ingest *in, struct lp_err *err)
 	if (fd < 0)
 		return fd;
 	close(fd);
-	if (fsync(in->dirfd))
-		return lp_err_sys(err, -errno, "%s: cannot make it durable", in->name);
-	in->keep = true;
+	dir_name(to, sizeof(to), in->name, false);
+	rc = fsync(in->dirfd) ? -errno : 0;
+	if (!rc)
+		rc = renameat2(srv->ingest_fd, in->dir, srv->ingest_fd, to, RENAME_NOREPLACE) ? -errno : 0;
+	if (rc == -EEXIST) {
+		/* An earlier dump that was never pushed, or what a push has left. */
+		had = true;
+		rc = renameat2(srv->ingest_fd, in->dir, srv->ingest_fd, to, RENAME_EXCHANGE) ? -errno : 0;
+	}
+	if (!rc && fsync(srv->ingest_fd))
+		rc = -errno;
+	if (rc)
+		return lp_err_sys(err, rc, "%s: cannot make it durable", in->name);
+	in->keep = !had;
 	return 0;
 }
 
@@ -194,7 +215,6 @@ static int check(struct server *srv, struct ingest *in, struct lp_err *err)
 
 int ingest_seal(struct server *srv, struct ingest *in, bool replace, struct lp_err *err)
 {
-	char dir[LP_CKPT_NAME_MAX + 16];
 	bool had = false;
 	int rc = check(srv, in, err);
 
@@ -202,11 +222,10 @@ int ingest_seal(struct server *srv, struct ingest *in, bool replace, struct lp_e
 		rc = sync_all(in, err);
 	if (rc)
 		return rc;
-	dir_name(dir, sizeof(dir), in->name);
-	rc = renameat2(srv->ingest_fd, dir, srv->ingest_fd, in->name, RENAME_NOREPLACE) ? -errno : 0;
+	rc = renameat2(srv->ingest_fd, in->dir, srv->ingest_fd, in->name, RENAME_NOREPLACE) ? -errno : 0;
 	if (rc == -EEXIST && replace) {
 		had = true;
-		rc = renameat2(srv->ingest_fd, dir, srv->ingest_fd, in->name, RENAME_EXCHANGE) ? -errno : 0;
+		rc = renameat2(srv->ingest_fd, in->dir, srv->ingest_fd, in->name, RENAME_EXCHANGE) ? -errno : 0;
 	}
 	if (rc == -EEXIST)
 		return lp_err(err, rc, "there is a checkpoint %s already: take another name, or push --replace", in->name);
@@ -222,14 +241,12 @@ int ingest_seal(struct server *srv, struct ingest *in, bool replace, struct lp_e
 
 void ingest_end(struct server *srv, struct ingest *in)
 {
-	char dir[LP_CKPT_NAME_MAX + 16];
 	struct ingest **p;
 
 	if (in->dirfd >= 0)
 		close(in->dirfd);
-	dir_name(dir, sizeof(dir), in->name);
-	if (!in->keep && remove_dir(srv->ingest_fd, dir))
-		pr_warn("%s/%s: cannot remove it: %s", srv->conf->ingest, dir, strerror(errno));
+	if (!in->keep && remove_dir(srv->ingest_fd, in->dir))
+		pr_warn("%s/%s: cannot remove it: %s", srv->conf->ingest, in->dir, strerror(errno));
 	pthread_mutex_lock(&srv->ingest_lock);
 	for (p = &srv->ingests; *p != in; p = &(*p)->next)
 		;

@@ -21,7 +21,8 @@
 
 struct put {
 	struct ps *s;
-	struct ingest *in;
+	struct server *srv;
+	struct ingest *in; /* from its first request on: who only connects takes nothing from others */
 	uint64_t dst;	 /* the object that is open, or 0 */
 	uint64_t end;	 /* of its last entry */
 	uint32_t nobjs;
@@ -155,7 +156,7 @@ static int handle(struct put *p, const struct lp_ps *m, struct lp_err *err)
 	case LP_PS_FORCE_CLOSE:
 		rc = close_object(p, err);
 		if (!rc)
-			rc = ingest_pages_done(p->in, err);
+			rc = ingest_pages_done(p->srv, p->in, err);
 		return rc ? rc : 1;
 	default:
 		return lp_err(err, -EPROTO, "%s: it wants to read (command %u): this address only receives dumps",
@@ -163,9 +164,9 @@ static int handle(struct put *p, const struct lp_ps *m, struct lp_err *err)
 	}
 }
 
-int ps_receive(struct ps *s, struct ingest *in, struct lp_err *err)
+int ps_receive(struct ps *s, struct server *srv, const char *name, struct lp_err *err)
 {
-	struct put p = { .s = s, .in = in, .pagemap = -1, .pages = -1 };
+	struct put p = { .s = s, .srv = srv, .pagemap = -1, .pages = -1 };
 	struct lp_err ignored;
 	struct lp_ps m;
 	int rc;
@@ -174,7 +175,9 @@ int ps_receive(struct ps *s, struct ingest *in, struct lp_err *err)
 	if (!p.buf)
 		return lp_err(err, -ENOMEM, "out of memory");
 	while ((rc = ps_next(s, &m, err)) > 0) {
-		rc = handle(&p, &m, err);
+		rc = p.in ? 0 : ingest_begin(srv, name, true, &p.in, err);
+		if (!rc)
+			rc = handle(&p, &m, err);
 		if (rc)
 			break;
 	}
@@ -182,6 +185,8 @@ int ps_receive(struct ps *s, struct ingest *in, struct lp_err *err)
 		rc = lp_err(err, -EPIPE, "%s: the dump ended without saying that it is complete", s->who);
 	if (rc < 0)
 		close_object(&p, &ignored);
+	if (p.in)
+		ingest_end(srv, p.in);
 	free(p.w.p);
 	free(p.buf);
 	return rc < 0 ? rc : 0;

@@ -16,6 +16,8 @@ struct push {
 	struct server *srv;
 	struct ingest *in;
 	bool replace;
+	char **names; /* files of this push, made by it */
+	size_t nnames, cap;
 	uint64_t bytes;
 	uint8_t meta[LP_META_TO_CLIENT], data[LP_DATA_MAX];
 };
@@ -38,6 +40,53 @@ static bool ends(struct lp_str s, const char *with)
 	return s.n > k && !memcmp(s.p + s.n - k, with, k);
 }
 
+/*
+ * A file of this push, which comes in pieces. One that is there already is not
+ * its own: pages that CRIU has brought, which those of another dump must not get
+ * mixed with.
+ */
+static int open_file(struct push *p, const char *name, struct lp_err *err)
+{
+	size_t i, cap;
+	char **v;
+	int fd;
+
+	for (i = p->nnames; i-- > 0;)
+		if (!strcmp(p->names[i], name))
+			return ingest_open(p->in, name, false, err);
+	if (p->nnames == p->cap) {
+		cap = p->cap ? 2 * p->cap : 64;
+		v = realloc(p->names, cap * sizeof(*v));
+		if (!v)
+			return lp_err(err, -ENOMEM, "out of memory");
+		p->names = v;
+		p->cap = cap;
+	}
+	p->names[p->nnames] = strdup(name);
+	if (!p->names[p->nnames])
+		return lp_err(err, -ENOMEM, "out of memory");
+	fd = ingest_open(p->in, name, true, err);
+	if (fd == -EEXIST)
+		lp_err(err, fd, "%s: the dump has brought it already: is this the directory of the same dump?", name);
+	if (fd < 0)
+		free(p->names[p->nnames]);
+	else
+		p->nnames++;
+	return fd;
+}
+
+/* @keep: it has come to its end. Else nothing of it stays, also beside what CRIU has brought. */
+static void end_files(struct push *p, bool keep)
+{
+	while (p->nnames) {
+		p->nnames--;
+		if (!keep)
+			unlinkat(p->in->dirfd, p->names[p->nnames], 0);
+		free(p->names[p->nnames]);
+	}
+	free(p->names);
+}
+
 static int on_data(struct push *p, const struct lp_frame *f, struct lp_err *err)
 {
 	char name[LP_FILE_NAME_MAX + 1];
@@ -54,7 +103,7 @@ static int on_data(struct push *p, const struct lp_frame *f, struct lp_err *err)
 	rc = ingest_take(p->in, f->data, err);
 	if (rc)
 		return rc;
-	fd = ingest_open(p->in, name, false, err);
+	fd = open_file(p, name, err);
 	if (fd < 0)
 		return fd;
 	while (!rc && done < f->data) {
@@ -133,8 +182,10 @@ static void *push_main(void *arg)
 		rc = turn(p, &id, &err);
 	}
 	/* Before the last word: who hears it may push the same name again at once. */
-	if (p->in)
+	if (p->in) {
+		end_files(p, rc == 1);
 		ingest_end(srv, p->in);
+	}
 	if (rc == 1)
 		answer(p, LP_MSG_PUSHED, id, 0, NULL);
 	if (rc < 0) {

@@ -240,12 +240,25 @@ static int sync_dir(struct relay *r)
 	return rc ? rc : sync_path(r->dir);
 }
 
+/* The directory that @path, which has a slash, is in. */
+static int sync_parent(const char *path)
+{
+	char *dir = strndup(path, strrchr(path, '/') - path);
+	int rc = dir ? sync_path(*dir ? dir : "/") : -ENOMEM;
+
+	free(dir);
+	return rc;
+}
+
 int relay_settle_dir(struct relay *r, struct lp_err *err)
 {
 	int rc = sync_dir(r);
 
 	if (!rc && renameat2(AT_FDCWD, r->dir, AT_FDCWD, r->from, RENAME_EXCHANGE))
 		rc = -errno;
+	/* The source ends when it hears of this, so not before it is certain. */
+	if (!rc)
+		rc = sync_parent(r->dir);
 	if (rc)
 		return lp_err_sys(err, rc, "%s: cannot put it in its place", r->dir);
 	/* What the dump had written; the small images live on by their other names. */

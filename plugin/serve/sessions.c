@@ -20,8 +20,8 @@ struct session {
 	int fd;
 };
 
-/* What it wants, by the address that it came to: *c, a reference, or *in. */
-static int admit(const struct session *x, struct ps *s, struct ckpt **c, struct ingest **in, struct lp_err *err)
+/* May it do what it wants, by the address that it came to? *c: a reference, unless it brings something. */
+static int admit(const struct session *x, struct ps *s, struct ckpt **c, struct lp_err *err)
 {
 	struct server *srv = x->srv;
 	int rc = x->tls ? ps_shake(s, x->tls, err) : 0;
@@ -31,7 +31,7 @@ static int admit(const struct session *x, struct ps *s, struct ckpt **c, struct 
 	if (!server_allows(srv, &s->s, x->conf->name))
 		return lp_err(err, -EACCES, "%s: --access does not allow it to this client", s->who);
 	if (x->conf->ingest)
-		return ingest_begin(srv, x->conf->name, true, in, err);
+		return 0;
 	return store_get(srv->store, x->conf->name, c, err);
 }
 
@@ -43,22 +43,18 @@ static void *session_main(void *arg)
 	char who[LP_CKPT_NAME_MAX + 32], size[16];
 	struct ps s = { .s = { .fd = x->fd }, .who = who, .ms = srv->conf->idle_ms, .stop = &srv->leave };
 	struct ckpt *c = NULL;
-	struct ingest *in = NULL;
 	uint64_t t0 = lp_now();
 	const int32_t status = 0;
 	int rc;
 
 	snprintf(who, sizeof(who), "%s (CRIU)", x->conf->name);
-	rc = admit(x, &s, &c, &in, &err);
+	rc = admit(x, &s, &c, &err);
 	if (rc)
 		pr_warn("%s: a CRIU is refused: %s", x->conf->name, err.msg);
-	else if ((rc = in ? ps_receive(&s, in, &err) : ps_serve(&s, c, &err)))
+	else if ((rc = c ? ps_serve(&s, c, &err) : ps_receive(&s, srv, x->conf->name, &err)))
 		pr_warn("%s", err.msg);
-	if (in) {
-		ingest_end(srv, in);
-		if (!rc && (rc = ps_send(&s, &status, sizeof(status), &err)))
-			pr_warn("%s", err.msg);
-	}
+	else if (!c && (rc = ps_send(&s, &status, sizeof(status), &err)))
+		pr_warn("%s", err.msg);
 	ps_close(&s, !rc);
 	pr_info("%s: %s in %.3f s", who, lp_size_str(s.bytes, size, sizeof(size)), (lp_now() - t0) / 1e9);
 	atomic_fetch_add_explicit(&srv->served, s.bytes, memory_order_relaxed);

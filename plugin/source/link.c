@@ -176,7 +176,7 @@ static int await(struct link *l)
 		oldest = l->sent.head ? l->sent.head->since : now;
 		pthread_mutex_unlock(&r->lock);
 		/* Something is due, and nothing at all has come for so long. */
-		if (now - oldest > timeout && now - l->last_in > timeout)
+		if ((now - oldest > timeout || atomic_load(&l->late)) && now - l->last_in > timeout)
 			return -ETIMEDOUT;
 		if (now - l->last_in > l->idle_ns / 3) {
 			if (now - l->last_in > l->idle_ns / 3 + timeout)
@@ -222,6 +222,7 @@ static int take(struct link *l, void *p, size_t n)
 		}
 		if (k > 0) {
 			l->last_in = lp_now();
+			atomic_store(&l->late, false);
 			atomic_fetch_add_explicit(&l->r->bytes, k, memory_order_relaxed);
 			continue;
 		}
@@ -425,7 +426,9 @@ static void put_off(struct link *l, int rc)
 	struct link_server *s = &l->servers[l->at];
 	bool others = l->r->conf.nurls > 1;
 
-	if ((is_lie(rc) || rc == -EXDEV || rc == -ESTALE || rc == -ENOENT || rc == -EPROTO ||
+	if (rc == -EXDEV && others)
+		s->backoff = PENALTY_MIN; /* of one page: it is not to be blamed for others, and may be all that there is */
+	else if ((is_lie(rc) || rc == -ESTALE || rc == -ENOENT || rc == -EPROTO ||
 	     rc == -EKEYREJECTED) && others)
 		s->backoff = grow(s->backoff, PENALTY_MIN, PENALTY_MAX);
 	else if (l->answered && !is_lie(rc) && rc != -ESHUTDOWN && rc != -ETIMEDOUT)
@@ -478,6 +481,7 @@ static int connect_one(struct link *l, struct lp_err *err)
 	l->max_requests = w.max_requests < LP_OUTSTANDING ? w.max_requests : LP_OUTSTANDING;
 	l->idle_ns = w.idle_ms * MS;
 	l->last_in = lp_now();
+	atomic_store(&l->late, false);
 	l->answered = false;
 	l->in_head = l->in_fill = 0;
 	pthread_mutex_unlock(&r->lock);

@@ -113,8 +113,10 @@ static int push_file(struct push *p, const char *name, struct lp_err *err)
 		return lp_err_sys(err, -errno, "%s/%s", p->dir, name);
 	do {
 		n = read(fd, p->buf + HEAD_CAP, LP_DATA_MAX);
-		if (n < 0 && errno == EINTR)
+		if (n < 0 && errno == EINTR) {
+			n = 1;
 			continue;
+		}
 		if (n < 0) {
 			rc = lp_err_sys(err, -errno, "%s/%s", p->dir, name);
 			break;

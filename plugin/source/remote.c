@@ -384,10 +384,14 @@ static int read_part(struct remote *r, uint32_t obj, uint64_t img, uint8_t *buf,
 		pthread_mutex_lock(&r->lock);
 		while (w.state != WANT_DONE && !rc)
 			rc = -pthread_cond_timedwait(&cond, &r->lock, &end);
-		if (w.state == WANT_DONE)
+		if (w.state == WANT_DONE) {
 			rc = w.rc;
-		else
+		} else {
+			/* The link's thread cannot see any more how long it was asked for. */
+			if (w.state == WANT_SENT)
+				atomic_store(&r->links[0].late, true);
 			link_forget(&r->links[0], &w);
+		}
 	}
 	pthread_mutex_unlock(&r->lock);
 	pthread_cond_destroy(&cond);

@@ -100,6 +100,7 @@ struct link {
 	uint64_t last_in, down_since, idle_ns;
 	bool warned, answered; /* of this connection: did anything good come? */
 	bool more;	       /* requests wait for their turn */
+	_Atomic bool late;     /* somebody gave up waiting for an answer, and nothing has come since */
 };
 
 struct remote {

@@ -124,7 +124,7 @@ static void check_left(bool complete)
 
 	MUST(d);
 	while ((e = readdir(d)))
-		n += e->d_name[0] != '.' || strncmp(e->d_name, ".incoming-", 10) == 0;
+		n += e->d_name[0] != '.' || !strncmp(e->d_name, ".incoming-", 10) || !strncmp(e->d_name, ".receiving-", 11);
 	closedir(d);
 	MUST(n == complete);
 }
@@ -135,13 +135,12 @@ static void receive(struct ps *s)
 	struct ingest *got;
 	int rc;
 
-	MUST(!ingest_begin(&srv, "b", true, &got, &err));
-	rc = ps_receive(s, got, &err);
-	ingest_end(&srv, got);
+	rc = ps_receive(s, &srv, "b", &err);
 	check_left(!rc);
 	MUST(!srv.ingests);
-	/* Away with it: the next one begins anew. */
-	MUST(!ingest_begin(&srv, "b", true, &got, &err));
+	/* Away with it. */
+	MUST(!ingest_begin(&srv, "b", false, &got, &err));
+	got->keep = false;
 	ingest_end(&srv, got);
 	check_left(false);
 }
