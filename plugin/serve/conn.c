@@ -150,6 +150,12 @@ static void on_hello(struct conn *c, uint64_t id, const uint8_t *meta, size_t le
 			return;
 		}
 		if (memcmp(h.ident, any, sizeof(any)) && memcmp(h.ident, c->ckpt->ident, sizeof(any))) {
+			struct ckpt *old = store_get_old(srv->store, name, h.ident);
+
+			store_put(srv->store, c->ckpt);
+			c->ckpt = old;
+		}
+		if (!c->ckpt) {
 			refuse(c, id, LP_ERROR_STALE, "the checkpoint of this name is not the one you began with");
 			return;
 		}

@@ -45,7 +45,7 @@ struct relay;
 struct ckpt {
 	struct ckpt *next;
 	unsigned refs;	 /* store->lock */
-	uint64_t used;	 /* store->lock: when it was last asked for */
+	uint64_t used;	 /* store->lock: when it was last asked for or left */
 	bool stale;	 /* store->lock: not to be found any more */
 	char name[LP_CKPT_NAME_MAX + 1];
 	char *dir;
@@ -72,6 +72,11 @@ void store_free(struct store *s);
 int store_reload(struct store *s, struct lp_err *err);
 /* A reference to the checkpoint @name, opened if need be: -ENOENT, or why it is not acceptable. */
 int store_get(struct store *s, const char *name, struct ckpt **out, struct lp_err *err);
+/*
+ * One that was replaced since, for a restore that began with it and lost its
+ * connections. A reference, or NULL: it is not here any more.
+ */
+struct ckpt *store_get_old(struct store *s, const char *name, const uint8_t *ident);
 void store_put(struct store *s, struct ckpt *c);
 /*
  * Open the checkpoint in @dir for oneself. @st: of its inventory.img, by which

@@ -21,6 +21,8 @@
 
 /* Checkpoints that nobody uses, kept open. */
 #define IDLE_MAX 16
+/* And those that were replaced, so long: a restore that has lost its connections comes back. */
+#define STALE_NS UINT64_C(600000000000)
 
 struct named {
 	char *name, *dir;
@@ -210,7 +212,7 @@ static bool same_file(const struct ckpt *c, const struct stat *st)
 	       c->mtime.tv_nsec == st->st_mtim.tv_nsec;
 }
 
-/* Take out what nobody uses and nobody will: stale ones, and the oldest beyond IDLE_MAX. s->lock held. */
+/* Take out what nobody uses and nobody will: old stale ones, and the oldest beyond IDLE_MAX. s->lock held. */
 static struct ckpt *take_idle(struct store *s)
 {
 	struct ckpt **p, **oldest = NULL, *c;
@@ -219,7 +221,7 @@ static struct ckpt *take_idle(struct store *s)
 	for (p = &s->all; *p; p = &(*p)->next) {
 		if ((*p)->refs)
 			continue;
-		if ((*p)->stale) {
+		if ((*p)->stale && lp_now() - (*p)->used > STALE_NS) {
 			oldest = p;
 			idle = IDLE_MAX + 1;
 			break;
@@ -326,10 +328,24 @@ int store_get(struct store *s, const char *name, struct ckpt **out, struct lp_er
 	return rc;
 }
 
+struct ckpt *store_get_old(struct store *s, const char *name, const uint8_t *ident)
+{
+	struct ckpt *c;
+
+	pthread_mutex_lock(&s->lock);
+	for (c = s->all; c && (!c->stale || strcmp(c->name, name) || memcmp(c->ident, ident, sizeof(c->ident))); c = c->next)
+		;
+	if (c)
+		c->refs++;
+	pthread_mutex_unlock(&s->lock);
+	return c;
+}
+
 void store_put(struct store *s, struct ckpt *c)
 {
 	pthread_mutex_lock(&s->lock);
 	c->refs--;
+	c->used = lp_now();
 	pthread_mutex_unlock(&s->lock);
 	drop_idle(s);
 }
