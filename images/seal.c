@@ -220,10 +220,25 @@ int seal_list(const struct lp_imgdir *d, int (*fn)(void *arg, const struct lp_im
 	return rc;
 }
 
+static const struct lp_seal_file *find_file(const struct lp_seal *s, unsigned depth, uint32_t id)
+{
+	size_t lo, hi, mid;
+
+	for (lo = 0, hi = s->h.nfiles; lo < hi;) {
+		const struct lp_seal_file *x = &s->h.files[mid = lo + (hi - lo) / 2];
+
+		if (x->depth < depth || (x->depth == depth && x->id < id))
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < s->h.nfiles && s->h.files[lo].depth == depth && s->h.files[lo].id == id ? &s->h.files[lo] : NULL;
+}
+
 /* Which file of the seal is each file of the images? */
 static int map_files(struct lp_seal *s, const struct lp_images *im, struct lp_err *err)
 {
-	size_t i, lo, hi, mid;
+	size_t i;
 
 	s->nmap = lp_images_nfiles(im);
 	s->map = calloc(s->nmap + 1, sizeof(*s->map));
@@ -231,25 +246,17 @@ static int map_files(struct lp_seal *s, const struct lp_images *im, struct lp_er
 		return lp_err(err, -ENOMEM, LP_SEAL_FILE ": no memory");
 	for (i = 0; i < s->nmap; i++) {
 		const struct lp_pages_file *f = lp_images_file(im, i);
-		uint32_t id = im->file_ids[i];
+		const struct lp_seal_file *x = find_file(s, f->depth, im->file_ids[i]);
 
-		for (lo = 0, hi = s->h.nfiles; lo < hi;) {
-			const struct lp_seal_file *x = &s->h.files[mid = lo + (hi - lo) / 2];
-
-			if (x->depth < f->depth || (x->depth == f->depth && x->id < id))
-				lo = mid + 1;
-			else
-				hi = mid;
-		}
-		if (lo == s->h.nfiles || s->h.files[lo].depth != f->depth || s->h.files[lo].id != id)
+		if (!x)
 			return lp_err(err, -EINVAL,
 				      LP_SEAL_FILE ": it does not know %s: it is the seal of another checkpoint: seal this one",
 				      f->name);
-		if (s->h.files[lo].size != f->size)
+		if (x->size != f->size)
 			return lp_err(err, -EBADMSG,
 				      "%s: %" PRIu64 " bytes, but %" PRIu64 " when it was sealed: copy the checkpoint again",
-				      f->name, f->size, s->h.files[lo].size);
-		s->map[i] = (uint32_t)lo;
+				      f->name, f->size, x->size);
+		s->map[i] = (uint32_t)(x - s->h.files);
 	}
 	return 0;
 }
@@ -334,10 +341,9 @@ int seal_block(const struct lp_seal *s, uint64_t page, bool nowait, uint8_t sums
 	return lp_seal_sum(sums, 8 * *n) == lp_seal_get_u64(s->h.blocks + 8 * block) ? 0 : -EUCLEAN;
 }
 
-int lp_seal_check(const struct lp_seal *s, uint32_t file, uint64_t off, const void *buf, uint64_t len, bool nowait,
-		  uint64_t *good)
+static int check_pages(const struct lp_seal *s, const struct lp_seal_file *f, uint64_t off, const void *buf, uint64_t len,
+		       bool nowait, uint64_t *good)
 {
-	const struct lp_seal_file *f = &s->h.files[s->map[file]];
 	uint8_t sums[LP_SEAL_BLOCK * 8];
 	uint64_t page = f->first + off / LP_SEAL_PAGE, from = 0, n = 0;
 	const uint8_t *p = buf;
@@ -356,27 +362,31 @@ int lp_seal_check(const struct lp_seal *s, uint32_t file, uint64_t off, const vo
 	return 0;
 }
 
-int lp_seal_read(const struct lp_seal *s, const struct lp_images *im, uint32_t file, uint64_t off, void *buf,
-		 uint64_t len, uint64_t *bad)
+int lp_seal_check(const struct lp_seal *s, uint32_t file, uint64_t off, const void *buf, uint64_t len, bool nowait,
+		  uint64_t *good)
 {
-	int fd = lp_images_file(im, file)->fd, rc = 0;
+	return check_pages(s, &s->h.files[s->map[file]], off, buf, len, nowait, good);
+}
+
+static int read_pages(const struct lp_seal *s, const struct lp_seal_file *f, int fd, uint64_t off, void *buf, uint64_t len,
+		      uint64_t *bad)
+{
 	uint8_t page[LP_SEAL_PAGE], *to = buf;
 	uint64_t skip, n, good = 0;
+	int rc = 0;
 
-	if (!s)
-		return seal_pread(fd, buf, len, off, false);
 	while (len) {
 		skip = off % LP_SEAL_PAGE;
 		if (!skip && len >= LP_SEAL_PAGE) {
 			n = len - len % LP_SEAL_PAGE;
 			rc = seal_pread(fd, to, n, off, false);
 			if (!rc)
-				rc = lp_seal_check(s, file, off, to, n, false, &good);
+				rc = check_pages(s, f, off, to, n, false, &good);
 		} else {
 			n = LP_SEAL_PAGE - skip < len ? LP_SEAL_PAGE - skip : len;
 			rc = seal_pread(fd, page, sizeof(page), off - skip, false);
 			if (!rc)
-				rc = lp_seal_check(s, file, off - skip, page, sizeof(page), false, &good);
+				rc = check_pages(s, f, off - skip, page, sizeof(page), false, &good);
 			if (!rc)
 				memcpy(to, page + skip, n);
 		}
@@ -389,4 +399,52 @@ int lp_seal_read(const struct lp_seal *s, const struct lp_images *im, uint32_t f
 		len -= n;
 	}
 	return 0;
+}
+
+int lp_seal_read(const struct lp_seal *s, const struct lp_images *im, uint32_t file, uint64_t off, void *buf,
+		 uint64_t len, uint64_t *bad)
+{
+	int fd = lp_images_file(im, file)->fd;
+
+	return s ? read_pages(s, &s->h.files[s->map[file]], fd, off, buf, len, bad) : seal_pread(fd, buf, len, off, false);
+}
+
+int lp_seal_read_name(const struct lp_seal *s, const char *name, int fd, uint64_t off, void *buf, uint64_t len, uint64_t *bad)
+{
+	const struct lp_seal_file *f;
+	uint32_t id;
+
+	if (!s || !seal_is_pages(name, &id))
+		return seal_pread(fd, buf, len, off, false);
+	*bad = off;
+	f = find_file(s, 0, id);
+	if (!f || off > f->size || len > f->size - off)
+		return -EBADMSG;
+	return read_pages(s, f, fd, off, buf, len, bad);
+}
+
+int lp_seal_view(const struct lp_seal *s, const struct lp_images *im, struct lp_seal **out, struct lp_err *err)
+{
+	struct lp_seal *v = malloc(sizeof(*v));
+	int rc;
+
+	if (!v)
+		return lp_err(err, -ENOMEM, LP_SEAL_FILE ": no memory");
+	*v = *s;
+	v->map = NULL;
+	rc = map_files(v, im, err);
+	if (rc) {
+		lp_seal_view_end(v);
+		return rc;
+	}
+	*out = v;
+	return 0;
+}
+
+void lp_seal_view_end(struct lp_seal *v)
+{
+	if (!v)
+		return;
+	free(v->map);
+	free(v);
 }

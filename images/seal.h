@@ -56,6 +56,20 @@ int lp_seal_check(const struct lp_seal *s, uint32_t file, uint64_t off, const vo
 int lp_seal_read(const struct lp_seal *s, const struct lp_images *im, uint32_t file, uint64_t off, void *buf,
 		 uint64_t len, uint64_t *bad);
 
+/*
+ * The same for the file @name of the top directory, open at @fd; what is no
+ * pages-N.img is read only: it was proved when the seal was opened. -EBADMSG also
+ * for what the seal does not know.
+ */
+int lp_seal_read_name(const struct lp_seal *s, const char *name, int fd, uint64_t off, void *buf, uint64_t len, uint64_t *bad);
+/*
+ * @s for the files of @im, other images of the same directories, for example
+ * those of shared memory. Borrows @s; lp_seal_view_end() (NULL: nothing). -EINVAL,
+ * -EBADMSG as for lp_seal_open().
+ */
+int lp_seal_view(const struct lp_seal *s, const struct lp_images *im, struct lp_seal **out, struct lp_err *err);
+void lp_seal_view_end(struct lp_seal *v);
+
 /* Bytes done so far of all. */
 typedef void (*lp_seal_progress)(void *arg, uint64_t done, uint64_t total);
 

@@ -23,6 +23,7 @@
 struct lp_shared {
 	struct lp_images im;
 	struct lp_shared_mem *mem; /* of each task */
+	struct lp_seal *seal;	   /* a view, or NULL */
 };
 
 static void drop_last(struct lp_images *im)
@@ -146,6 +147,7 @@ void lp_shared_close(struct lp_shared *s)
 	for (i = 0; i < s->im.ntasks; i++)
 		free((uint8_t *)s->mem[i].entries);
 	free(s->mem);
+	lp_seal_view_end(s->seal);
 	lp_images_release(&s->im);
 	free(s);
 }
@@ -170,6 +172,11 @@ bool lp_shared_has(const struct lp_shared *s, const char *name)
 	return false;
 }
 
+int lp_shared_verify(struct lp_shared *s, const struct lp_seal *seal, struct lp_err *err)
+{
+	return s && seal ? lp_seal_view(seal, &s->im, &s->seal, err) : 0;
+}
+
 int lp_shared_read(const struct lp_shared *s, size_t i, uint64_t off, void *buf, size_t len)
 {
 	const struct lp_task *t = &s->im.tasks[i];
@@ -187,7 +194,7 @@ int lp_shared_read(const struct lp_shared *s, size_t i, uint64_t off, void *buf,
 			continue;
 		}
 		part = size - off < len ? size - off : len;
-		rc = lp_seal_read(NULL, &s->im, x->file, x->off + off, to, part, &bad);
+		rc = lp_seal_read(s->seal, &s->im, x->file, x->off + off, to, part, &bad);
 		if (rc)
 			return rc;
 		to += part;

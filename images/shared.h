@@ -10,6 +10,8 @@
 
 #include "images/images.h"
 
+struct lp_seal;
+
 struct lp_shared;
 
 /*
@@ -32,7 +34,9 @@ struct lp_shared_mem {
 const struct lp_shared_mem *lp_shared_mem(const struct lp_shared *s, size_t i);
 /* Is the file @name of the top directory another here? */
 bool lp_shared_has(const struct lp_shared *s, const char *name);
-/* @len bytes of the pages file of number @i, from @off on; all of them are in it. 0 or -errno. Not verified. */
+/* Verify by @seal (borrowed until lp_shared_close(); NULL: not) what is read from now on: -EBADMSG, -EUCLEAN. */
+int lp_shared_verify(struct lp_shared *s, const struct lp_seal *seal, struct lp_err *err);
+/* @len bytes of the pages file of number @i, from @off on; all of them are in it. 0 or -errno. */
 int lp_shared_read(const struct lp_shared *s, size_t i, uint64_t off, void *buf, size_t len);
 
 #endif

@@ -483,8 +483,13 @@ static void put_file(struct conn *c, const struct req *r)
 	if (!conn_data(c, r->len ? r->len : 1))
 		n = files_read(c->ckpt, r->a, r->addr, c->data, r->len);
 	if (n < 0) {
-		pr_warn("%s: %s: %s", c->ckpt->name, c->ckpt->files[r->a].name, strerror((int)-n));
-		put_error(c, r->id, LP_ERROR_IO, "cannot read the file");
+		const char *what = n == -EBADMSG ? "not the bytes that were sealed" : n == -EUCLEAN ? "the seal is damaged" :
+								      "cannot read the file";
+		char text[LP_FILE_NAME_MAX + 64];
+
+		pr_warn("%s: %s: %s (%s)", c->ckpt->name, c->ckpt->files[r->a].name, what, strerror((int)-n));
+		snprintf(text, sizeof(text), "%s: %s", c->ckpt->files[r->a].name, what);
+		put_error(c, r->id, LP_ERROR_IO, text);
 		return;
 	}
 	m.sum = lp_data_sum(c->data, n);

@@ -219,6 +219,7 @@ ssize_t files_read(const struct ckpt *c, unsigned i, uint64_t off, uint8_t *buf,
 {
 	const struct vfile *f = &c->files[i];
 	struct stat st;
+	uint64_t bad;
 	int fd, rc;
 
 	if (off >= f->size)
@@ -238,7 +239,7 @@ ssize_t files_read(const struct ckpt *c, unsigned i, uint64_t off, uint8_t *buf,
 	fd = openat(c->dirfd, f->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd < 0)
 		return -errno;
-	rc = fstat(fd, &st) || !S_ISREG(st.st_mode) ? -EIO : files_pread(fd, off, buf, len);
+	rc = fstat(fd, &st) || !S_ISREG(st.st_mode) ? -EIO : lp_seal_read_name(c->seal, f->name, fd, off, buf, len, &bad);
 	close(fd);
 	return rc ? rc : (ssize_t)len;
 }

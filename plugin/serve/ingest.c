@@ -216,8 +216,14 @@ static int check(struct server *srv, struct ingest *in, struct lp_err *err)
 int ingest_seal(struct server *srv, struct ingest *in, bool replace, struct lp_err *err)
 {
 	bool had = false;
-	int rc = check(srv, in, err);
+	int rc;
 
+	/* What the relay serves, or has put there, is not what a push would put in its place. */
+	if (server_live(srv, in->name) && !relay_pending(srv, in->name))
+		return lp_err(err, -EEXIST,
+			      "%s has had its live source here (--live): push under another name, or start the server without it",
+			      in->name);
+	rc = check(srv, in, err);
 	if (!rc)
 		rc = sync_all(in, err);
 	if (rc)

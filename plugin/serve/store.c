@@ -170,6 +170,8 @@ int ckpt_verify(struct ckpt *c, enum lp_verify v, struct lp_err *err)
 {
 	int rc = lp_seal_open(c->im, c->dir, v, &c->seal, err);
 
+	if (!rc)
+		rc = lp_shared_verify(c->shared, c->seal, err);
 	if (!rc && c->seal)
 		pr_info("%s: its pages are verified by " LP_SEAL_FILE, c->name);
 	return rc;

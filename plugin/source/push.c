@@ -36,7 +36,8 @@ struct push {
 	uint8_t meta[LP_META_TO_CLIENT];
 	uint8_t *buf; /* header and meta, then LP_DATA_MAX of data */
 	struct lp_images *im; /* it has parents; else NULL */
-	struct lp_seal *seal; /* of im, or NULL */
+	struct lp_images *sealed; /* without parents: only for the seal; or NULL */
+	struct lp_seal *seal; /* of either, or NULL */
 	struct lp_shared *shared;
 };
 
@@ -102,9 +103,18 @@ static int push_data(struct push *p, const char *name, uint64_t *off, size_t n, 
 	return rc;
 }
 
+/* What to say when the seal does not let bytes pass, or they cannot be read. */
+static int damaged(const struct push *p, const char *name, uint64_t bad, int rc, struct lp_err *err)
+{
+	if (rc == -EBADMSG || rc == -EUCLEAN)
+		return lp_err(err, rc, "%s/%s: offset 0x%" PRIx64 ": %s: `lazypages verify` tells what else is damaged", p->dir,
+			      name, bad, rc == -EBADMSG ? "not the bytes that were sealed" : "the seal is damaged");
+	return lp_err_sys(err, rc, "%s/%s", p->dir, name);
+}
+
 static int push_file(struct push *p, const char *name, struct lp_err *err)
 {
-	uint64_t off = 0;
+	uint64_t off = 0, bad = 0;
 	ssize_t n;
 	int fd, rc = 0;
 
@@ -123,6 +133,11 @@ static int push_file(struct push *p, const char *name, struct lp_err *err)
 		}
 		if (!n && off)
 			break; /* an empty file is sent, too */
+		rc = n ? lp_seal_read_name(p->seal, name, fd, off, p->buf + HEAD_CAP, n, &bad) : 0;
+		if (rc) {
+			rc = damaged(p, name, bad, rc, err);
+			break;
+		}
 		rc = push_data(p, name, &off, n, err);
 	} while (!rc && n > 0);
 	close(fd);
@@ -168,7 +183,10 @@ static int push_shared(struct push *p, size_t i, struct lp_err *err)
 		size_t n = m->bytes - off < LP_DATA_MAX ? m->bytes - off : LP_DATA_MAX;
 
 		rc = lp_shared_read(p->shared, i, off, p->buf + HEAD_CAP, n);
-		if (rc)
+		if (rc == -EBADMSG || rc == -EUCLEAN)
+			rc = lp_err(err, rc, "%s/%s, or the same of a parent: %s: `lazypages verify` tells where", p->dir, m->pages,
+				    rc == -EBADMSG ? "not the bytes that were sealed" : "the seal is damaged");
+		else if (rc)
 			rc = lp_err_sys(err, rc, "%s/%s, or the same of a parent", p->dir, m->pages);
 		else
 			rc = push_data(p, m->pages, &off, n, err);
@@ -182,10 +200,7 @@ static int read_pages(struct push *p, const struct lp_extent *x, uint64_t at, ui
 	uint64_t bad = 0;
 	int rc = lp_seal_read(p->seal, p->im, x->file, x->off + at, buf, n, &bad);
 
-	if (rc == -EBADMSG || rc == -EUCLEAN)
-		return lp_err(err, rc, "%s/%s: offset 0x%" PRIx64 ": %s: `lazypages verify` tells what else is damaged", p->dir,
-			      name, bad, rc == -EBADMSG ? "not the bytes that were sealed" : "the seal is damaged");
-	return rc ? lp_err_sys(err, rc, "%s/%s", p->dir, name) : 0;
+	return rc ? damaged(p, name, bad, rc, err) : 0;
 }
 
 static int push_pages(struct push *p, const struct lp_task *t, struct lp_err *err)
@@ -257,12 +272,20 @@ static int find_parents(struct push *p, struct lp_err *err)
 {
 	int rc;
 
-	if (faccessat(p->dirfd, "parent", F_OK, 0) || !has_pagemaps(p))
+	if (!has_pagemaps(p))
 		return 0;
+	if (faccessat(p->dirfd, "parent", F_OK, 0)) {
+		if (faccessat(p->dirfd, LP_SEAL_FILE, F_OK, 0))
+			return 0;
+		rc = lp_images_open(p->dir, &p->sealed, err);
+		return rc ? rc : lp_seal_open(p->sealed, p->dir, LP_VERIFY_AUTO, &p->seal, err);
+	}
 	rc = lp_images_open(p->dir, &p->im, err);
 	if (!rc)
 		rc = lp_seal_open(p->im, p->dir, LP_VERIFY_AUTO, &p->seal, err);
-	return rc ? rc : lp_shared_open(p->im, p->dir, &p->shared, err);
+	if (!rc)
+		rc = lp_shared_open(p->im, p->dir, &p->shared, err);
+	return rc ? rc : lp_shared_verify(p->shared, p->seal, err);
 }
 
 static bool wanted(const struct push *p, const char *name)
@@ -338,6 +361,8 @@ int lp_push(const struct lp_url *url, struct lp_tls *tls, const char *dir, bool 
 	lp_stream_close(&p.s);
 	lp_shared_close(p.shared);
 	lp_seal_close(p.seal);
+	if (p.sealed)
+		lp_images_close(p.sealed);
 	if (p.im)
 		lp_images_close(p.im);
 	close(p.dirfd);
