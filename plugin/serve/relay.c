@@ -139,8 +139,9 @@ static int begin(struct relay *r, struct lp_err *err)
 	/* The images may be here before the dump has begun to serve, but not the other way round. */
 	do {
 		rc = lp_live_open(&conf, &r->live, err);
-	} while ((rc == -ECONNREFUSED || rc == -EHOSTUNREACH || rc == -ENETUNREACH) && !atomic_load(&r->srv->stopping) &&
-		 (nap(), true));
+	} while ((rc == -ECONNREFUSED || rc == -EHOSTUNREACH || rc == -ENETUNREACH ||
+		  rc == -EAGAIN /* no name server */) &&
+		 !atomic_load(&r->srv->stopping) && (nap(), true));
 	lp_tls_put(tls);
 	return rc;
 }
