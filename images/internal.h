@@ -23,9 +23,9 @@
 
 /* vma_entry.status bits that matter here, CRIU's VMA_AREA_x. */
 #define LP_VMA_VSYSCALL (1u << 2)
-#define LP_VMA_SHSTK	(1u << 15)
 #define LP_VMA_VDSO	(1u << 3)
 #define LP_VMA_VVAR	(1u << 12)
+#define LP_VMA_SHSTK	(1u << 15)
 #define LP_VMA_GUARD	(1u << 16)
 
 /* Below the usual soft limit of 1024 descriptors: each level holds one while opening. */

@@ -149,24 +149,6 @@ int files_find(const struct ckpt *c, struct lp_str name)
 	return -1;
 }
 
-int files_pread(int fd, uint64_t off, uint8_t *buf, size_t len)
-{
-	while (len) {
-		ssize_t n = pread(fd, buf, len, (off_t)off);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (!n)
-			return -EIO; /* shorter than when it was opened */
-		buf += n;
-		off += n;
-		len -= n;
-	}
-	return 0;
-}
-
 int ckpt_pread(const struct ckpt *c, uint32_t file, uint64_t off, void *buf, size_t len)
 {
 	uint64_t bad = 0;

@@ -107,8 +107,6 @@ void files_free(struct ckpt *c);
 int files_find(const struct ckpt *c, struct lp_str name);
 /* Up to @len bytes at @off of file @i into @buf: how many, or -errno. */
 ssize_t files_read(const struct ckpt *c, unsigned i, uint64_t off, uint8_t *buf, size_t len);
-/* All @len bytes, or -errno; -EIO: the file is shorter by now. */
-int files_pread(int fd, uint64_t off, uint8_t *buf, size_t len);
 
 /* ---- access.c: which client may have which checkpoint; of the front ---- */
 

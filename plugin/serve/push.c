@@ -11,6 +11,9 @@
 
 #include "serve/ingest.h"
 
+/* More than any checkpoint has: empty ones do not count for --ingest-limit. */
+#define FILES_MAX 100000
+
 struct push {
 	struct conn *c; /* ours: in no loop */
 	struct server *srv;
@@ -54,6 +57,8 @@ static int open_file(struct push *p, const char *name, struct lp_err *err)
 	for (i = p->nnames; i-- > 0;)
 		if (!strcmp(p->names[i], name))
 			return ingest_open(p->in, name, false, err);
+	if (p->nnames == FILES_MAX)
+		return lp_err(err, -EFBIG, "more than %d files", FILES_MAX);
 	if (p->nnames == p->cap) {
 		cap = p->cap ? 2 * p->cap : 64;
 		v = realloc(p->names, cap * sizeof(*v));
