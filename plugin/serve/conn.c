@@ -270,7 +270,8 @@ static int on_request(struct conn *c, const struct lp_frame *f, const uint8_t *m
 	case LP_MSG_FILE_READ:
 		return control && c->ckpt ? on_file_read(c, f->id, meta, f->meta) : -EBADMSG;
 	case LP_MSG_GET:
-		return c->ckpt ? on_get(c, f->id, meta, f->meta) : -EBADMSG;
+		/* The front neither reads pages nor hears of those that a relay gets. */
+		return !control && c->ckpt ? on_get(c, f->id, meta, f->meta) : -EBADMSG;
 	default:
 		return -EBADMSG;
 	}
@@ -644,7 +645,7 @@ int conn_send(struct conn *c, size_t quantum)
 	} else if (c->parked && c->state != CONN_CLOSING) {
 		/* Until loop_news(); more may be asked meanwhile. */
 		rc = parse(c);
-		if (!rc && lp_stream_pending(&c->s))
+		if (!rc && may_read(c) && lp_stream_pending(&c->s))
 			rc = conn_read(c);
 		c->want_in = !c->eof && may_read(c);
 		return rc;

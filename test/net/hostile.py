@@ -69,6 +69,7 @@ def wrong_frames():
         ("an unknown message", hello(2) + frame(999, 5)),
         ("a name with a slash", frame(1, 0, struct.pack("<HHB3xII16x", 1, 1, 1, 7, 0) + b"\x04../a")),
         ("files on a bulk connection", hello(2) + frame(18, 1, bytes(4))),
+        ("pages on a control connection", hello(0) + get(1, 0x7f0000003000, 4096)),
         ("version 7", frame(1, 0, struct.pack("<HHB3xII16x", 7, 9, 1, 7, 0) + b"\x01a")),
     ):
         with dial() as s:
