@@ -24,31 +24,18 @@
  * several times slower, so it goes before each measurement. Each prints one JSON
  * line.
  */
-#include <err.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
-#include <linux/userfaultfd.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/sendfile.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include "buffer.h"
+#include "raw.h"
 #include "restore/gate.h"
 
-#define CHUNK (64UL << 10)
 #define MAX_THREADS 64
 
 /* The filling side: all threads share one of these. */
@@ -67,64 +54,6 @@ struct drain {
 	atomic_uint_fast64_t copied; /* bytes */
 	pthread_barrier_t barrier;
 };
-
-/* What the child says about itself, with its descriptor. */
-struct hello {
-	char *base;
-};
-
-static void send_hello(int sock, const struct hello *h, int fd)
-{
-	struct iovec iov = { (void *)h, sizeof(*h) };
-	union {
-		struct cmsghdr hdr;
-		char space[CMSG_SPACE(sizeof(int))];
-	} u = { .hdr = { .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) } };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &u, .msg_controllen = sizeof(u) };
-
-	memcpy(CMSG_DATA(&u.hdr), &fd, sizeof(fd));
-	if (sendmsg(sock, &msg, 0) != sizeof(*h))
-		err(1, "sendmsg");
-}
-
-static int recv_hello(int sock, struct hello *h)
-{
-	struct iovec iov = { h, sizeof(*h) };
-	union {
-		struct cmsghdr hdr;
-		char space[CMSG_SPACE(sizeof(int))];
-	} u;
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &u, .msg_controllen = sizeof(u) };
-	int fd;
-
-	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) != sizeof(*h) || !CMSG_FIRSTHDR(&msg))
-		errx(1, "the child sent no userfaultfd");
-	memcpy(&fd, CMSG_DATA(&u.hdr), sizeof(fd));
-	return fd;
-}
-
-/* In the child: map, cut and register the buffer, and give the descriptor away. */
-static void child_setup(int sock, struct bench_buf *b, uint64_t size, bool many)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	struct hello h;
-	int uffd;
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (bench_map(b, size, many) || bench_cut(b))
-		err(1, "mmap");
-	uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		err(1, "userfaultfd");
-	reg.range.start = (uintptr_t)b->base;
-	reg.range.len = size;
-	if (ioctl(uffd, UFFDIO_REGISTER, &reg))
-		err(1, "UFFDIO_REGISTER");
-	h.base = b->base;
-	send_hello(sock, &h, uffd);
-	close(uffd);
-}
 
 static void copy(int uffd, char *dst, const char *src, uint64_t len)
 {
@@ -312,7 +241,7 @@ static int cmd_drain(uint64_t size, const char *layout, const char *source, unsi
 	struct drain d = { .buf.npages = size / BENCH_PAGE };
 	bool many = !strcmp(layout, "many"), fresh = !strcmp(source, "fresh");
 	uint64_t start, ns;
-	struct hello h;
+	struct raw_hello h;
 	int socks[2], go[2], status;
 	pid_t pid, sender = -1;
 
@@ -326,11 +255,11 @@ static int cmd_drain(uint64_t size, const char *layout, const char *source, unsi
 		char c;
 
 		close(socks[0]);
-		child_setup(socks[1], &b, size, many);
+		raw_child_setup(socks[1], &b, size, many);
 		_exit(read(socks[1], &c, 1) < 0); /* until the parent hangs up */
 	}
 	close(socks[1]);
-	d.uffd = recv_hello(socks[0], &h);
+	d.uffd = raw_recv_hello(socks[0], &h);
 	d.buf.base = h.base;
 	d.buf.nvmas = many ? BENCH_MANY : 1;
 	open_source(&d, source, path);
@@ -365,32 +294,6 @@ static int cmd_drain(uint64_t size, const char *layout, const char *source, unsi
 	return 0;
 }
 
-static void fault_child(int sock, int done, uint64_t size, const char *order, uint64_t count, const char *how,
-			atomic_bool *over)
-{
-	struct bench_touch t = { .lat = bench_lat_alloc(count) };
-	struct bench_buf b;
-	uint64_t start, ns;
-
-	if (!t.lat)
-		err(1, "mmap of latencies");
-	child_setup(sock, &b, size, false);
-	start = bench_now();
-	bench_touch(&t, b.base, 0, b.npages, count, order[0] == 'r', false);
-	ns = bench_now() - start;
-	atomic_store(over, true);
-	if (write(done, "", 1) != 1)
-		err(1, "write");
-	bench_touch_sort(&t);
-	printf("{\"kind\": \"fault\", \"size\": %" PRIu64 ", \"order\": \"%s\", \"how\": \"%s\", \"touched\": %" PRIu64
-	       ", \"ns\": %" PRIu64 ", \"nfaults\": %" PRIu64 ", \"p50_ns\": %" PRIu32 ", \"p99_ns\": %" PRIu32
-	       ", \"max_ns\": %" PRIu32 "}\n",
-	       size, order, how, count, ns, t.nfaults, bench_touch_rank(&t, 500), bench_touch_rank(&t, 990),
-	       bench_touch_rank(&t, 1000));
-	fflush(stdout);
-	_exit(0);
-}
-
 /* Inherited by the child: on the same CPU no idle one has to be woken. */
 static void pin(void)
 {
@@ -409,7 +312,7 @@ static int cmd_fault(uint64_t size, const char *order, uint64_t count, const cha
 	int socks[2], done[2], status;
 	struct pollfd pfd[2];
 	atomic_bool *over;
-	struct hello h;
+	struct raw_hello h;
 	pid_t pid;
 
 	over = mmap(NULL, BENCH_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -423,10 +326,10 @@ static int cmd_fault(uint64_t size, const char *order, uint64_t count, const cha
 	if (pid < 0)
 		err(1, "fork");
 	if (!pid)
-		fault_child(socks[1], done[1], size, order, count, how, over);
+		raw_child(socks[1], done[1], size, order, count, how, over);
 	close(socks[1]);
 	close(done[1]);
-	pfd[0].fd = recv_hello(socks[0], &h);
+	pfd[0].fd = raw_recv_hello(socks[0], &h);
 	pfd[1].fd = done[0];
 	pfd[0].events = pfd[1].events = POLLIN;
 	while (!atomic_load(over)) {
@@ -543,7 +446,7 @@ static int cmd_touch(uint64_t size, const char *order, unsigned int nthreads, co
 	pthread_t threads[MAX_THREADS];
 	int socks[2], done[2], status;
 	atomic_bool *over;
-	struct hello h;
+	struct raw_hello h;
 	pid_t pid;
 
 	d.gate = gated ? &gate : NULL;
@@ -557,10 +460,10 @@ static int cmd_touch(uint64_t size, const char *order, unsigned int nthreads, co
 	if (pid < 0)
 		err(1, "fork");
 	if (!pid)
-		fault_child(socks[1], done[1], size, order, d.buf.npages, gated ? "gated" : "touch", over);
+		raw_child(socks[1], done[1], size, order, d.buf.npages, gated ? "gated" : "touch", over);
 	close(socks[1]);
 	close(done[1]);
-	d.uffd = recv_hello(socks[0], &h);
+	d.uffd = raw_recv_hello(socks[0], &h);
 	d.buf.base = h.base;
 	for (unsigned int i = 0; i < nthreads; i++)
 		if (pthread_create(&threads[i], NULL, touch_thread, &d))
