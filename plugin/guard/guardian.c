@@ -94,6 +94,7 @@ static void start_worker(struct guardian *g)
 	pid_t pid;
 
 	atomic_fetch_add(&g->j->h->workers, 1);
+	g->j->h->worker_start = 0;
 	while ((pid = guard_clone()) < 0) {
 		pr_err("cannot start a worker: %s; trying again", strerror(-pid));
 		nanosleep(&pause, NULL);
@@ -101,20 +102,30 @@ static void start_worker(struct guardian *g)
 	if (!pid)
 		worker_main(g);
 	g->worker = pid;
-	g->j->h->worker_start = 0;
 	g->j->h->worker = pid;
-	g->j->h->worker_start = guard_start_time(pid);
 	if (g->signal)
 		kill(pid, g->signal);
 }
 
-/* Who opens a descriptor in the guardian waits until the new worker has closed what it does not know. */
+/* Has the worker died, though nobody has looked yet? */
+static bool worker_dead(const struct guardian *g)
+{
+	siginfo_t si = { 0 };
+
+	return waitid(P_PID, g->worker, &si, WEXITED | WNOHANG | WNOWAIT) || si.si_pid;
+}
+
+/*
+ * Who opens a descriptor in the guardian waits until the new worker has closed what
+ * it does not know. That is the first thing it does; on a machine that is busy the
+ * first thing may take a while.
+ */
 static void wait_swept(struct guardian *g)
 {
 	const struct timespec nap = { .tv_nsec = MS / 2 };
-	unsigned i;
+	uint64_t end = now_ns() + 60000 * MS;
 
-	for (i = 0; i < 2000 && g->worker && g->j->h->swept != g->j->h->workers; i++)
+	while (g->worker && g->j->h->swept != g->j->h->workers && !worker_dead(g) && now_ns() < end)
 		nanosleep(&nap, NULL);
 }
 
@@ -437,6 +448,11 @@ void lp_guard_begin(struct lp_journal *j, const char *path)
 	}
 	lp_crash_point(restart_begin);
 	lp_journal_sweep(j, path);
+	/*
+	 * Not by the guardian: what it has open then is closed by the sweep, and its own
+	 * close() would be of what has got the number since, the listening socket for example.
+	 */
+	j->h->worker_start = guard_start_time(getpid());
 	j->h->swept = j->h->workers;
 	lp_crash_point(restart_closed);
 }
