@@ -22,8 +22,11 @@
 #define LP_MAGIC_PAGEMAP   0x56084025u
 
 /* vma_entry.status bits that matter here, CRIU's VMA_AREA_x. */
+#define LP_VMA_REGULAR	(1u << 0)
 #define LP_VMA_VSYSCALL (1u << 2)
 #define LP_VMA_VDSO	(1u << 3)
+#define LP_VMA_FILE_PRIVATE (1u << 6)
+#define LP_VMA_ANON_PRIVATE (1u << 9)
 #define LP_VMA_VVAR	(1u << 12)
 #define LP_VMA_SHSTK	(1u << 15)
 #define LP_VMA_GUARD	(1u << 16)

@@ -15,10 +15,12 @@
 #include "images/internal.h"
 #include "images/mm.pb-c.h"
 
-/* What CRIU registers with userfaultfd when restoring with --lazy-pages. */
+/* What CRIU registers with userfaultfd when restoring with --lazy-pages: of what it maps before, vma_entry_is_private(). */
 static bool can_be_lazy(const struct lp_vma *v)
 {
-	return (v->flags & MAP_ANONYMOUS) && (v->flags & MAP_PRIVATE) && !(v->flags & (MAP_LOCKED | MAP_HUGETLB)) &&
+	bool private = v->status & LP_VMA_REGULAR && v->status & (LP_VMA_ANON_PRIVATE | LP_VMA_FILE_PRIVATE);
+
+	return (private || v->status & LP_VMA_SHSTK) && (v->flags & MAP_ANONYMOUS) && (v->flags & MAP_PRIVATE) && !(v->flags & (MAP_LOCKED | MAP_HUGETLB)) &&
 	       !(v->status & (LP_VMA_VDSO | LP_VMA_VVAR | LP_VMA_VSYSCALL));
 }
 

@@ -123,6 +123,21 @@ static int sort_pids(struct lp_images *im, const char *name, struct lp_err *err)
 	return 0;
 }
 
+/* As CRIU wants it, too. So following parents comes to an end. */
+static int parents_first(const struct lp_images *im, const char *name, struct lp_err *err)
+{
+	size_t i;
+
+	for (i = 0; i < im->ntasks; i++) {
+		const struct lp_task *t = &im->tasks[i], *p = t->ppid ? lp_images_find(im, t->ppid) : NULL;
+
+		if (t->ppid && (!p || p >= t))
+			return lp_err(err, -EINVAL, "%s: pid %" PRId32 ": its parent %" PRId32 " is not before it: the image is "
+				      "damaged, dump again", name, t->pid, t->ppid);
+	}
+	return 0;
+}
+
 static int read_core(struct lp_images *im, struct lp_task *t, struct lp_err *err)
 {
 	struct lp_imgfile f;
@@ -174,6 +189,8 @@ int lp_read_tasks(struct lp_images *im, struct lp_err *err)
 		rc = lp_err(err, -EINVAL, "%s: it has no task: the image is truncated, copy it again", f.name);
 	if (!rc)
 		rc = sort_pids(im, f.name, err);
+	if (!rc)
+		rc = parents_first(im, f.name, err);
 	lp_imgfile_close(&f);
 	for (i = 0; !rc && i < im->ntasks; i++)
 		rc = read_core(im, &im->tasks[i], err);

@@ -111,6 +111,28 @@ static bool lazy_by_fork(const struct lp_images *im, const struct lp_task *t, si
 	return false;
 }
 
+/*
+ * Has @t pages of a shadow stack? CRIU has them in anonymous memory like any
+ * other first, side by side with lazy VMAs.
+ */
+static bool shadow_data(const struct lp_task *t, uint64_t *addr)
+{
+	const struct lp_extent *x, *next;
+	size_t i;
+
+	for (i = 0; i < t->nvmas; i++) {
+		if (!(t->vmas[i].status & LP_VMA_SHSTK))
+			continue;
+		x = lp_task_lookup(t, t->vmas[i].start, &next);
+		if (!x)
+			x = next;
+		*addr = t->vmas[i].start;
+		if (x && x->start < t->vmas[i].end)
+			return true;
+	}
+	return false;
+}
+
 bool lp_thin_mixed(const struct lp_images *im, const struct lp_task *t, uint64_t huge, uint64_t *addr)
 {
 	struct mixed m = { .t = t };
@@ -122,10 +144,83 @@ bool lp_thin_mixed(const struct lp_images *im, const struct lp_task *t, uint64_t
 		if (t->vmas[i].flags & MAP_GROWSDOWN)
 			stacks += t->vmas[i].end - t->vmas[i].start + LP_PAGE_SIZE;
 	m.stacks = stacks >= huge;
-	if (!lp_thin_pieces(t, find_mixed, &m) || !lazy_by_fork(im, t, 0))
+	if (!shadow_data(t, &m.addr) && !lp_thin_pieces(t, find_mixed, &m))
+		return false;
+	if (!lazy_by_fork(im, t, 0))
 		return false;
 	*addr = m.addr;
 	return true;
+}
+
+/* The VMA of @t that CRIU takes for the same as @v of a child: check_cow_vmas() in its mem.c. */
+static const struct lp_vma *same_vma(const struct lp_task *t, const struct lp_vma *v)
+{
+	const struct lp_vma *p;
+	size_t lo = 0, hi = t->nvmas, mid;
+
+	while (lo < hi) {
+		mid = lo + (hi - lo) / 2;
+		if (t->vmas[mid].start < v->start)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	p = &t->vmas[lo];
+	return lo < t->nvmas && p->start == v->start && p->end == v->end && p->flags & MAP_PRIVATE &&
+		       !((p->flags ^ v->flags) & (MAP_GROWSDOWN | MAP_ANONYMOUS)) && !(p->flags & MAP_HUGETLB) ?
+		       p :
+		       NULL;
+}
+
+/* The first byte of [@start, @end) that @t has nothing for, or @end. */
+static uint64_t first_hole(const struct lp_task *t, uint64_t start, uint64_t end)
+{
+	const struct lp_extent *x;
+
+	while (start < end && (x = lp_task_lookup(t, start, NULL)))
+		start = x->end;
+	return start < end ? start : end;
+}
+
+struct locked {
+	const struct lp_task *by;
+	const struct lp_vma *v;
+	uint64_t addr;
+};
+
+static int find_locked(void *arg, const struct lp_extent *piece, bool lazy)
+{
+	struct locked *l = arg;
+
+	if (!lazy || piece->start < l->v->start || piece->start >= l->v->end)
+		return 0;
+	l->addr = first_hole(l->by, piece->start, piece->end);
+	return l->addr < piece->end;
+}
+
+bool lp_thin_locked(const struct lp_images *im, const struct lp_task *t, uint64_t *addr, int32_t *by)
+{
+	size_t i;
+
+	for (i = 0; t->lazy_bytes && i < t->nvmas; i++) {
+		struct locked l = { .v = &t->vmas[i] };
+		const struct lp_task *p = t;
+
+		/* Parents come first in pstree.img, so this ends. */
+		while (l.v->lazy && (p = lp_images_find(im, p->ppid)) && p->has_mm) {
+			const struct lp_vma *v = same_vma(p, l.v);
+
+			if (!v)
+				break;
+			l.by = p;
+			if (v->flags & MAP_LOCKED && lp_thin_pieces(t, find_locked, &l)) {
+				*addr = l.addr;
+				*by = p->pid;
+				return true;
+			}
+		}
+	}
+	return false;
 }
 
 bool lp_thin_shadow(const struct lp_task *t, uint64_t *addr)

@@ -53,6 +53,13 @@ uint64_t lp_thin_eager(const struct lp_task *t);
  */
 bool lp_thin_mixed(const struct lp_images *im, const struct lp_task *t, uint64_t huge, uint64_t *addr);
 
+/*
+ * Has @t a lazy page, the first at *@addr, that CRIU has as zeros before it registers the VMA: since a task that @t
+ * gets the VMA from by fork, *@by, has it locked, so that it is populated as soon as it is mapped, and has no such
+ * page? (A child throws away only what its parent has pages for.)
+ */
+bool lp_thin_locked(const struct lp_images *im, const struct lp_task *t, uint64_t *addr, int32_t *by);
+
 /* Is @name, of the top directory, a file that is another in these forms: of the memory of a task? */
 bool lp_thin_has(const struct lp_images *im, const char *name);
 

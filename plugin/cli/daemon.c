@@ -21,6 +21,7 @@
 #include "cli/cli.h"
 #include "cli/confine.h"
 #include "cli/pages.h"
+#include "cli/refuse.h"
 #include "cli/resume.h"
 #include "cli/tls.h"
 #include "guard/guard.h"
@@ -441,47 +442,6 @@ static int ready(void *arg)
 	return 0;
 }
 
-/*
- * CRIU puts pages into a lazy VMA before it registers it: then with huge pages
- * their neighbours are there as well, as zeros, and nobody would ask for them. It
- * does without huge pages if there are parents.
- */
-static int no_zeros(const struct lp_images *im, uint64_t huge, struct lp_err *err)
-{
-	uint64_t addr;
-	size_t i;
-
-	for (i = 0; !lp_images_depth(im) && i < lp_images_ntasks(im); i++) {
-		const struct lp_task *t = lp_images_task(im, i);
-
-		if (t->has_mm && lp_thin_mixed(im, t, huge, &addr))
-			return lp_err(err, -ENOTSUP,
-				      "pagemap-%d.img: CRIU restores page 0x%" PRIx64 " by itself, and with transparent huge "
-				      "pages there may be zeros beside it: first write `madvise` to /sys/kernel/mm/"
-				      "transparent_hugepage/enabled (and to hugepages-*/enabled there), or fetch or push "
-				      "the checkpoint again",
-				      t->pid, addr);
-	}
-	return 0;
-}
-
-static int no_shadows(const struct lp_images *im, struct lp_err *err)
-{
-	uint64_t addr;
-	size_t i;
-
-	for (i = 0; i < lp_images_ntasks(im); i++) {
-		const struct lp_task *t = lp_images_task(im, i);
-
-		if (t->has_mm && lp_thin_shadow(t, &addr))
-			return lp_err(err, -ENOTSUP,
-				      "pagemap-%d.img: CRIU cannot restore the shadow stack at 0x%" PRIx64 " lazily: restore "
-				      "without --lazy-pages, or fetch or push the checkpoint again",
-				      t->pid, addr);
-	}
-	return 0;
-}
-
 /* A new worker must see the checkpoint that its journal is about. */
 static int same_checkpoint(struct run *run, const struct lp_images *im, struct lp_err *err)
 {
@@ -599,10 +559,8 @@ static int work(void *arg)
 				    &err);
 	if (!rc)
 		rc = pages_open(&from, run->dir, tls, &pages, &err);
-	if (!rc && huge && !(run->j && lp_journal_has(run->j, LP_JF_ACCEPTED)))
-		rc = no_zeros(pages.images, huge, &err);
 	if (!rc && !(run->j && lp_journal_has(run->j, LP_JF_ACCEPTED)))
-		rc = no_shadows(pages.images, &err);
+		rc = refuse_images(pages.images, huge, &err);
 	if (!rc && run->j)
 		rc = same_checkpoint(run, pages.images, &err);
 	if (!rc)

@@ -216,6 +216,30 @@ bool mm_placed(struct lp_mm *mm)
 	return true;
 }
 
+const struct lp_vma *mm_left_out(const struct lp_mm *mm)
+{
+	const struct lp_task *t = lp_images_find(mm->r->conf->images, mm->pid);
+	const struct lp_extent *x, *next;
+	size_t i;
+
+	if (lp_space_unsettled(mm->space))
+		return NULL;
+	for (i = 0; t && i < t->nvmas; i++) {
+		const struct lp_vma *v = &t->vmas[i];
+
+		if (!v->lazy)
+			continue;
+		x = lp_task_lookup(t, v->start, &next);
+		if (!x)
+			x = next;
+		/* Those with pages get an anon_vma anyhow. One page: the task may have split the VMA. */
+		if (x && x->start < v->end && lp_space_registered(mm->space, v->start, v->start + LP_PAGE_SIZE) &&
+		    !lp_uffd_there(mm->fd, v->start, LP_PAGE_SIZE) && !lp_uffd_there(mm->fd, v->start, LP_PAGE_SIZE))
+			return v;
+	}
+	return NULL;
+}
+
 int handoff_space(struct lp_restore *r, struct lp_mm *mm, struct lp_err *err)
 {
 	const struct lp_images *im = r->conf->images;

@@ -87,6 +87,7 @@ struct lp_mm {
 	bool polled; /* in the epoll set; young children are not (lp_space_young()) */
 	const struct lp_task *task; /* whose VMAs CRIU is placing; NULL: it has placed all, or a child */
 	size_t placed; /* so many of them */
+	bool looked; /* for what mm_left_out() finds */
 	uint64_t poll_at; /* not polled before: out of descriptors for its children */
 	uint64_t book;	  /* what the ledger calls it, or 0; r->lock */
 	struct lp_mm *book_next; /* with the same hash */
@@ -294,6 +295,13 @@ int replay(struct lp_restore *r, struct lp_err *err);
  * instruction, with some luck: asked every PLACED_NS. r->lock held.
  */
 bool mm_placed(struct lp_mm *mm);
+/*
+ * A VMA of @mm with pages that CRIU should have registered by now and has not: the
+ * task would read zeros. NULL: none that we know of. By who has the role, between
+ * two reads: what was unmapped since is in the engine then, or the kernel says that
+ * something changes. r->lock held; once CRIU has finished.
+ */
+const struct lp_vma *mm_left_out(const struct lp_mm *mm);
 #define PLACED_NS UINT64_C(300000)
 
 /* reader.c */

@@ -567,6 +567,15 @@ static void retry_deferred(struct lp_reader *rd, struct lp_mm *mm)
 	lp_gate_leave_alone(&mm->gate);
 }
 
+static void left_out(struct lp_mm *mm, const struct lp_vma *v)
+{
+	pr_err("%d.%u: CRIU has not registered its memory at 0x%" PRIx64 "-0x%" PRIx64 ", which would be zeros: killing the "
+	       "restored tasks; restore with a CRIU that has criu-patches/0009, or without --lazy-pages",
+	       mm->pid, mm->id, v->start, v->end);
+	RECORD(mm->r, LP_REC_MARK, LP_MARK_LOST, mm->id);
+	lose_all(mm->r);
+}
+
 /*
  * Look after all mms: retry what is due, close what is complete, drop what is
  * gone. Returns when to look again (ns), or LP_NEVER.
@@ -587,6 +596,13 @@ static uint64_t look_around(struct lp_reader *rd, bool probe)
 			mm->retry_at = 0;
 		} else if (mm->task) {
 			placing = true;
+		}
+		if (r->armed && mm->handed && !mm->looked) {
+			const struct lp_vma *v = lp_space_dead(mm->space) ? NULL : mm_left_out(mm);
+
+			mm->looked = true;
+			if (v)
+				left_out(mm, v);
 		}
 		if ((is_pending(mm) && mm->retry_at <= now) || lp_space_booked(mm->space)) {
 			/* Only this thread frees mms, so the list survives the unlocking. */

@@ -17,50 +17,8 @@
 #include <cmocka.h>
 
 #include "images/images.h"
-#include "images/thin.h"
 #include "test/lib/imgbuild.h"
-
-#define N(a) (sizeof(a) / sizeof((a)[0]))
-#define BASE UINT64_C(0x7f0000000000)
-#define PG(n) (BASE + (uint64_t)(n) * IB_PAGE)
-
-struct fixture {
-	char dir[256];	  /* holds the directories below */
-	char path[3][300]; /* dir/0 is the top, dir/1 its parent, ... */
-};
-
-static int setup(void **state)
-{
-	struct fixture *f = calloc(1, sizeof(*f));
-	int i;
-
-	if (!f || ib_tmpdir(f->dir))
-		return -1;
-	for (i = 0; i < 3; i++)
-		snprintf(f->path[i], sizeof(f->path[i]), "%s/%d", f->dir, i);
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	ib_remove(f->dir);
-	free(f);
-	return 0;
-}
-
-static struct lp_images *open_ok(const char *dir)
-{
-	struct lp_err err = { "" };
-	struct lp_images *im = NULL;
-
-	if (lp_images_open(dir, &im, &err))
-		fail_msg("%s", err.msg);
-	assert_non_null(im);
-	return im;
-}
+#include "test/lib/imgfixture.h"
 
 static void check_page(const struct lp_images *im, const struct lp_task *t, uint64_t addr, uint32_t gen)
 {
@@ -85,7 +43,7 @@ static void test_simple(void **state)
 		{ .vaddr = PG(7), .nr = 1, .flags = IB_PRESENT },
 		{ .vaddr = PG(17), .nr = 2, .flags = IB_PRESENT | IB_LAZY },
 	};
-	const struct ib_task task = { .pid = 17, .ppid = 1, .pages_id = 3, .vmas = vmas, .nvmas = N(vmas), .ents = ents,
+	const struct ib_task task = { .pid = 17, .pages_id = 3, .vmas = vmas, .nvmas = N(vmas), .ents = ents,
 				      .nents = N(ents) };
 	const struct ib_image ib = { .tasks = &task, .ntasks = 1, .gen = 5 };
 	const struct lp_extent *next = (void *)1;
@@ -105,7 +63,7 @@ static void test_simple(void **state)
 	assert_null(lp_images_find(im, 16));
 	assert_null(lp_images_find(im, 18));
 	assert_true(t->has_mm);
-	assert_int_equal(t->ppid, 1);
+	assert_int_equal(t->ppid, 0);
 	assert_int_equal(t->pages_id, 3);
 	assert_int_equal(t->nvmas, 3);
 	assert_true(t->vmas[1].lazy);
@@ -229,168 +187,6 @@ static void test_two_parents(void **state)
 	lp_images_close(im);
 }
 
-/* The pagemap @buf, which is freed, in the place of that in the checkpoint @dir; @pages of its pages file are there. */
-static struct lp_images *with_pagemap(const char *dir, uint8_t *buf, size_t len, size_t pages)
-{
-	uint8_t *zero = calloc(pages, IB_PAGE);
-
-	assert_non_null(zero);
-	assert_int_equal(ib_save(dir, "pagemap-17.img", buf, len), 0);
-	assert_int_equal(ib_save(dir, "pages-1.img", zero, pages * IB_PAGE), 0);
-	free(zero);
-	free(buf);
-	return open_ok(dir);
-}
-
-/*
- * Where CRIU would fill pages of a lazy VMA without seeing a parent, huge pages
- * would put zeros beside them: in the thin and the whole form these are lazy.
- * It stays the same checkpoint.
- */
-static void test_thin(void **state)
-{
-	struct fixture *f = *state;
-	const struct ib_vma vmas[] = { IB_ANON(PG(0), 64),
-				       { .start = PG(64), .end = PG(70), .flags = MAP_PRIVATE, .status = IB_REGULAR } };
-	const struct ib_ent e1[] = { { .vaddr = PG(0), .nr = 70, .flags = IB_PRESENT } };
-	const struct ib_ent e0[] = { { .vaddr = PG(2), .nr = 8, .flags = IB_PARENT },
-				     { .vaddr = PG(10), .nr = 1, .flags = IB_PRESENT | IB_LAZY },
-				     { .vaddr = PG(11), .nr = 2, .flags = IB_PARENT | IB_LAZY },
-				     { .vaddr = PG(60), .nr = 8, .flags = IB_PARENT } };
-	struct ib_task task = { .pid = 17, .pages_id = 1, .vmas = vmas, .nvmas = 2, .ents = e1, .nents = 1 };
-	struct ib_image ib = { .tasks = &task, .ntasks = 1, .predump = true };
-	uint8_t ident[3][LP_IMAGES_IDENT_LEN], *thin, *whole;
-	struct lp_err err = { "" };
-	size_t nthin, nwhole;
-	struct lp_images *im;
-	uint64_t addr = 0;
-
-	assert_int_equal(ib_write(f->path[1], &ib), 0);
-	ib.predump = false;
-	task.ents = e0;
-	task.nents = N(e0);
-	ib.parent = "../1";
-	assert_int_equal(ib_write(f->path[0], &ib), 0);
-	im = open_ok(f->path[0]);
-	assert_int_equal(lp_images_task(im, 0)->eager_bytes, 16 * IB_PAGE);
-	assert_int_equal(lp_thin_eager(lp_images_task(im, 0)), 4 * IB_PAGE);
-	assert_int_equal(lp_thin_pagemap(im, lp_images_task(im, 0), &thin, &nthin), 0);
-	assert_int_equal(lp_whole_pagemap(im, lp_images_task(im, 0), &whole, &nwhole), 0);
-	assert_int_equal(lp_images_ident(im, f->path[0], ident[0], &err), 0);
-	lp_images_close(im);
-	/* The same tasks; CRIU would fill PG(0) by itself, and see no parent. */
-	task.ents = e1;
-	task.nents = 1;
-	ib.parent = NULL;
-	assert_int_equal(ib_write(f->path[2], &ib), 0);
-	im = open_ok(f->path[2]);
-	assert_false(lp_thin_mixed(im, lp_images_task(im, 0), 1 << 21, &addr)); /* nothing is lazy */
-	lp_images_close(im);
-	im = with_pagemap(f->path[2], thin, nthin, 4);
-	assert_false(lp_thin_mixed(im, lp_images_task(im, 0), 1 << 21, &addr));
-	assert_int_equal(lp_images_task(im, 0)->lazy_bytes, 15 * IB_PAGE);
-	assert_int_equal(lp_task_lookup(lp_images_task(im, 0), PG(5), NULL)->kind, LP_EXT_SOURCE);
-	assert_int_equal(lp_task_lookup(lp_images_task(im, 0), PG(64), NULL)->off, 0);
-	assert_int_equal(lp_images_ident(im, f->path[2], ident[1], &err), 0);
-	lp_images_close(im);
-	im = with_pagemap(f->path[2], whole, nwhole, 19);
-	assert_false(lp_thin_mixed(im, lp_images_task(im, 0), 1 << 21, &addr));
-	assert_int_equal(lp_images_task(im, 0)->lazy_bytes, 15 * IB_PAGE);
-	assert_int_equal(lp_images_task(im, 0)->eager_bytes, 4 * IB_PAGE);
-	assert_int_equal(lp_task_lookup(lp_images_task(im, 0), PG(64), NULL)->off, 15 * IB_PAGE);
-	assert_int_equal(lp_images_ident(im, f->path[2], ident[2], &err), 0);
-	lp_images_close(im);
-	assert_memory_equal(ident[0], ident[1], sizeof(ident[0]));
-	assert_memory_equal(ident[0], ident[2], sizeof(ident[0]));
-}
-
-/* What CRIU restores by itself in a lazy VMA: in a stack no huge page has room. */
-static void test_mixed(void **state)
-{
-	struct fixture *f = *state;
-	const struct ib_vma vmas[] = { IB_ANON(PG(0), 16),
-				       { .start = PG(600), .end = PG(631), .flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN, .status = IB_REGULAR } };
-	struct ib_ent ents[] = { { .vaddr = PG(0), .nr = 15, .flags = IB_PRESENT | IB_LAZY },
-				 { .vaddr = PG(630), .nr = 1, .flags = IB_PRESENT } };
-	struct ib_task task = { .pid = 17, .pages_id = 1, .vmas = vmas, .nvmas = 2, .ents = ents, .nents = 2 };
-	struct ib_image ib = { .tasks = &task, .ntasks = 1 };
-	struct lp_images *im;
-	uint64_t addr = 0;
-
-	assert_int_equal(ib_write(f->path[0], &ib), 0);
-	im = open_ok(f->path[0]);
-	assert_false(lp_thin_mixed(im, lp_images_task(im, 0), 33 * IB_PAGE, &addr));
-	assert_true(lp_thin_mixed(im, lp_images_task(im, 0), 32 * IB_PAGE, &addr));
-	assert_int_equal(addr, PG(630));
-	lp_images_close(im);
-	/* Elsewhere CRIU maps VMAs side by side, and they become one. */
-	ents[1].vaddr = PG(15);
-	assert_int_equal(ib_write(f->path[0], &ib), 0);
-	im = open_ok(f->path[0]);
-	assert_true(lp_thin_mixed(im, lp_images_task(im, 0), 1 << 21, &addr));
-	assert_int_equal(addr, PG(15));
-	lp_images_close(im);
-}
-
-/* CRIU restores a parent, and its child has lazy pages where the parent has none: it gets the parent's huge page. */
-static void test_mixed_fork(void **state)
-{
-	struct fixture *f = *state;
-	const struct ib_vma vmas[] = { IB_ANON(PG(0), 16) };
-	struct ib_vma other[] = { IB_ANON(PG(0), 16) };
-	struct ib_ent eager[] = { { .vaddr = PG(0), .nr = 4, .flags = IB_PRESENT } };
-	struct ib_ent lazy[] = { { .vaddr = PG(4), .nr = 4, .flags = IB_PRESENT | IB_LAZY } };
-	struct ib_task tasks[] = {
-		{ .pid = 17, .pages_id = 1, .vmas = vmas, .nvmas = 1, .ents = eager, .nents = 1 },
-		{ .pid = 18, .ppid = 17, .pages_id = 2, .vmas = vmas, .nvmas = 1, .ents = eager, .nents = 1 },
-		{ .pid = 19, .ppid = 18, .pages_id = 3, .vmas = other, .nvmas = 1, .ents = lazy, .nents = 1 },
-	};
-	struct ib_image ib = { .tasks = tasks, .ntasks = 3 };
-	struct lp_images *im;
-	uint64_t addr = 0;
-
-	assert_int_equal(ib_write(f->path[0], &ib), 0);
-	im = open_ok(f->path[0]);
-	assert_true(lp_thin_mixed(im, lp_images_task(im, 0), 1 << 21, &addr));
-	assert_int_equal(addr, PG(0));
-	assert_true(lp_thin_mixed(im, lp_images_task(im, 1), 1 << 21, &addr));
-	assert_false(lp_thin_mixed(im, lp_images_task(im, 2), 1 << 21, &addr));
-	lp_images_close(im);
-	/* A child with memory elsewhere, after an exec for example, gets none by fork. */
-	other[0].start += IB_PAGE;
-	assert_int_equal(ib_write(f->path[0], &ib), 0);
-	im = open_ok(f->path[0]);
-	assert_false(lp_thin_mixed(im, lp_images_task(im, 0), 1 << 21, &addr));
-	assert_false(lp_thin_mixed(im, lp_images_task(im, 1), 1 << 21, &addr));
-	lp_images_close(im);
-}
-
-/* Lazy pages of a shadow stack: found, and not lazy in a thin pagemap. */
-static void test_shadow(void **state)
-{
-	struct fixture *f = *state;
-	struct ib_vma vmas[] = { IB_ANON(PG(0), 4), IB_ANON(PG(8), 4) };
-	struct ib_ent ents[] = { { .vaddr = PG(0), .nr = 3, .flags = IB_PRESENT | IB_LAZY },
-				 { .vaddr = PG(8), .nr = 2, .flags = IB_PRESENT | IB_LAZY } };
-	struct ib_task task = { .pid = 17, .pages_id = 1, .vmas = vmas, .nvmas = 2, .ents = ents, .nents = 2 };
-	struct ib_image ib = { .tasks = &task, .ntasks = 1 };
-	struct lp_images *im;
-	uint64_t addr = 0;
-
-	assert_int_equal(ib_write(f->path[0], &ib), 0);
-	im = open_ok(f->path[0]);
-	assert_false(lp_thin_shadow(lp_images_task(im, 0), &addr));
-	assert_int_equal(lp_thin_eager(lp_images_task(im, 0)), 0);
-	lp_images_close(im);
-	vmas[1].status |= IB_SHSTK;
-	assert_int_equal(ib_write(f->path[0], &ib), 0);
-	im = open_ok(f->path[0]);
-	assert_true(lp_thin_shadow(lp_images_task(im, 0), &addr));
-	assert_int_equal(addr, PG(8));
-	assert_int_equal(lp_thin_eager(lp_images_task(im, 0)), 2 * IB_PAGE);
-	lp_images_close(im);
-}
-
 /* Where the kernel looks and cannot wait: futexes that inherit priorities first, then what the ends of threads need. */
 static void test_early(void **state)
 {
@@ -479,14 +275,17 @@ static void test_vmas(void **state)
 	struct fixture *f = *state;
 	const uint32_t anon = MAP_PRIVATE | MAP_ANONYMOUS;
 	const struct ib_vma vmas[] = {
-		{ .start = PG(0), .end = PG(1), .flags = anon, .status = IB_REGULAR, .madv = 1u << 14, .pgoff = 2,
+		{ .start = PG(0), .end = PG(1), .flags = anon, .status = IB_REGULAR | IB_ANON_PRIVATE, .madv = 1u << 14, .pgoff = 2,
 		  .shmid = 3, .prot = PROT_READ },
 		{ .start = PG(1), .end = PG(2), .flags = MAP_PRIVATE, .status = IB_REGULAR | IB_FILE_PRIVATE },
 		{ .start = PG(2), .end = PG(3), .flags = MAP_SHARED | MAP_ANONYMOUS, .status = IB_REGULAR },
-		{ .start = PG(3), .end = PG(4), .flags = anon | MAP_LOCKED, .status = IB_REGULAR },
-		{ .start = PG(4), .end = PG(5), .flags = anon | MAP_HUGETLB, .status = IB_REGULAR },
-		{ .start = PG(5), .end = PG(6), .flags = anon, .status = IB_REGULAR | IB_VDSO },
-		{ .start = PG(6), .end = PG(7), .flags = anon, .status = IB_REGULAR | IB_VVAR },
+		{ .start = PG(3), .end = PG(4), .flags = anon | MAP_LOCKED, .status = IB_REGULAR | IB_ANON_PRIVATE },
+		{ .start = PG(4), .end = PG(5), .flags = anon | MAP_HUGETLB, .status = IB_REGULAR | IB_ANON_PRIVATE },
+		{ .start = PG(5), .end = PG(6), .flags = anon, .status = IB_REGULAR | IB_ANON_PRIVATE | IB_VDSO },
+		{ .start = PG(6), .end = PG(7), .flags = anon, .status = IB_REGULAR | IB_ANON_PRIVATE | IB_VVAR },
+		/* CRIU maps none of these before it registers. */
+		{ .start = PG(7), .end = PG(8), .flags = anon, .status = IB_REGULAR },
+		{ .start = PG(8), .end = PG(9), .flags = anon, .status = IB_ANON_PRIVATE },
 		{ .start = UINT64_C(0xffffffffff600000), .end = UINT64_C(0xffffffffff601000), .flags = anon,
 		  .status = IB_VSYSCALL },
 		{ .start = PG(0), .end = PG(1), .flags = anon, .status = IB_GUARD },
@@ -501,8 +300,8 @@ static void test_vmas(void **state)
 	assert_int_equal(ib_write(f->path[0], &ib), 0);
 	im = open_ok(f->path[0]);
 	t = lp_images_task(im, 0);
-	assert_int_equal(t->nvmas, 8);
-	for (i = 0; i < 8; i++)
+	assert_int_equal(t->nvmas, 10);
+	for (i = 0; i < 10; i++)
 		assert_int_equal(t->vmas[i].lazy, i == 0);
 	assert_int_equal(t->vmas[0].madv, 1u << 14);
 	assert_int_equal(t->vmas[0].pgoff, 2);
@@ -756,6 +555,30 @@ static void test_random(void **state)
 	}
 }
 
+/* A parent that comes later, or is oneself, or is not there: CRIU takes none of these either. */
+static void test_parents_first(void **state)
+{
+	struct fixture *f = *state;
+	const struct ib_vma vmas[] = { IB_ANON(PG(0), 1) };
+	struct ib_task tasks[] = { { .pid = 17, .pages_id = 1, .vmas = vmas, .nvmas = 1 },
+				   { .pid = 18, .ppid = 17, .pages_id = 2, .vmas = vmas, .nvmas = 1 } };
+	const struct ib_image ib = { .tasks = tasks, .ntasks = 2 };
+	const uint32_t bad[][2] = { { 18, 17 }, { 0, 18 }, { 0, 99 }, { 18, 0 } };
+	struct lp_images *im = NULL;
+	struct lp_err err;
+	size_t i;
+
+	assert_int_equal(ib_write(f->path[0], &ib), 0);
+	lp_images_close(open_ok(f->path[0]));
+	for (i = 0; i < N(bad); i++) {
+		tasks[0].ppid = bad[i][0];
+		tasks[1].ppid = bad[i][1];
+		assert_int_equal(ib_write(f->path[0], &ib), 0);
+		assert_int_equal(lp_images_open(f->path[0], &im, &err), -EINVAL);
+		assert_non_null(strstr(err.msg, "is not before it"));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -763,12 +586,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_forms, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_versions, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_two_parents, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_thin, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_early, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_mixed, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_mixed_fork, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_shadow, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_born_later, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_parents_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_vmas, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_six_gib, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_million_entries, setup, teardown),
