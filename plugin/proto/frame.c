@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Frame headers: their layout, limits and checksum. */
 #include <errno.h>
-#include <xxhash.h>
 
 #include "proto/proto.h"
 #include "proto/wire.h"
+#include "proto/xxh3.h"
 
 #define SUM_AT 24
 

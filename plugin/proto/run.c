@@ -4,10 +4,10 @@
 #include <lz4.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 #include <zstd.h>
 
 #include "proto/proto.h"
+#include "proto/xxh3.h"
 
 /* The fast end of both: a fault waits for it, and links that want more are slow ones. */
 #define ZSTD_LEVEL 1

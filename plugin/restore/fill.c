@@ -413,7 +413,11 @@ void *bulk_main(void *arg)
 	}
 	rd->r = r;
 	rd->nwakes = rd->njobs = 0;
-	lp_prio_bulk();
+	/* Faults wait for who is in a gate: he must get his CPU back before those that bring the bytes. */
+	if (r->source->ops->brought)
+		lp_prio_urgent();
+	else
+		lp_prio_bulk();
 	lp_recorder_thread(LP_BY_BULK);
 	pthread_mutex_lock(&r->lock);
 	while (!r->stopping) {

@@ -6,8 +6,8 @@
  * table, and begins anew with each frame.
  */
 #include <string.h>
-#include <xxhash.h>
 
+#include "proto/xxh3.h"
 #include "serve/internal.h"
 
 uint32_t same_find(struct same *s, uint64_t addr, const uint8_t *p)

@@ -162,6 +162,7 @@ static const struct lp_source_ops criu_ops = {
 	.unmap = criu_unmap,
 	.where = criu_where,
 	.close = criu_close,
+	.brought = true,
 	.gone = criu_gone,
 };
 

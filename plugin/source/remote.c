@@ -470,6 +470,7 @@ static const struct lp_source_ops remote_ops = {
 	.unmap = remote_unmap,
 	.where = remote_where,
 	.close = remote_close,
+	.brought = true,
 };
 
 static int add_place(struct remote *r, size_t *cap, uint32_t obj, uint64_t block)

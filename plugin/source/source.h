@@ -55,6 +55,11 @@ struct lp_source_ops {
 	 * has no such end, whoever asks long enough may get them.
 	 */
 	int (*gone)(struct lp_source *s);
+	/*
+	 * Its pages are brought by others, which take the CPUs while they are at it: who fills
+	 * would lose its CPU to them with a chunk half done.
+	 */
+	bool brought;
 };
 
 #define LP_SOURCE_VERSION 1
