@@ -227,7 +227,8 @@ const struct lp_vma *mm_left_out(const struct lp_mm *mm)
 	for (i = 0; t && i < t->nvmas; i++) {
 		const struct lp_vma *v = &t->vmas[i];
 
-		if (!v->lazy)
+		/* mm_placed() has asked for those already. */
+		if (!v->lazy || (i < mm->placed && v->prot & PROT_WRITE))
 			continue;
 		x = lp_task_lookup(t, v->start, &next);
 		if (!x)
