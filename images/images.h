@@ -116,6 +116,11 @@ unsigned lp_images_depth(const struct lp_images *im);
  */
 const struct lp_extent *lp_task_lookup(const struct lp_task *t, uint64_t addr, const struct lp_extent **next);
 
+/* The VMA that holds @addr, or NULL; logarithmic. */
+const struct lp_vma *lp_task_vma(const struct lp_task *t, uint64_t addr);
+/* Has the checkpoint anything for @v, a VMA of @t? */
+bool lp_task_has_pages(const struct lp_task *t, const struct lp_vma *v);
+
 /*
  * The lazy ranges of a task: its lazy extents cut at the bounds of its lazy
  * VMAs, sorted by start. One call of @fn for each; a non-zero return stops and

@@ -257,6 +257,27 @@ const struct lp_extent *lp_task_lookup(const struct lp_task *t, uint64_t addr, c
 	return NULL;
 }
 
+const struct lp_vma *lp_task_vma(const struct lp_task *t, uint64_t addr)
+{
+	size_t lo = 0, hi = t->nvmas, mid;
+
+	while (lo < hi) {
+		mid = lo + (hi - lo) / 2;
+		if (t->vmas[mid].end <= addr)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < t->nvmas && t->vmas[lo].start <= addr ? &t->vmas[lo] : NULL;
+}
+
+bool lp_task_has_pages(const struct lp_task *t, const struct lp_vma *v)
+{
+	const struct lp_extent *next = NULL, *x = lp_task_lookup(t, v->start, &next);
+
+	return x || (next && next->start < v->end);
+}
+
 int lp_task_lazy_ranges(const struct lp_task *t,
 			int (*fn)(void *arg, uint64_t start, uint64_t end, const struct lp_vma *vma,
 				  const struct lp_extent *ext),

@@ -20,7 +20,8 @@ static bool can_be_lazy(const struct lp_vma *v)
 {
 	bool private = v->status & LP_VMA_REGULAR && v->status & (LP_VMA_ANON_PRIVATE | LP_VMA_FILE_PRIVATE);
 
-	return (private || v->status & LP_VMA_SHSTK) && (v->flags & MAP_ANONYMOUS) && (v->flags & MAP_PRIVATE) && !(v->flags & (MAP_LOCKED | MAP_HUGETLB)) &&
+	return (private || v->status & LP_VMA_SHSTK) && (v->flags & MAP_ANONYMOUS) && (v->flags & MAP_PRIVATE) &&
+	       !(v->flags & (MAP_LOCKED | MAP_HUGETLB)) &&
 	       !(v->status & (LP_VMA_VDSO | LP_VMA_VVAR | LP_VMA_VSYSCALL));
 }
 

@@ -117,17 +117,11 @@ static bool lazy_by_fork(const struct lp_images *im, const struct lp_task *t, si
  */
 static bool shadow_data(const struct lp_task *t, uint64_t *addr)
 {
-	const struct lp_extent *x, *next;
 	size_t i;
 
 	for (i = 0; i < t->nvmas; i++) {
-		if (!(t->vmas[i].status & LP_VMA_SHSTK))
-			continue;
-		x = lp_task_lookup(t, t->vmas[i].start, &next);
-		if (!x)
-			x = next;
 		*addr = t->vmas[i].start;
-		if (x && x->start < t->vmas[i].end)
+		if (t->vmas[i].status & LP_VMA_SHSTK && lp_task_has_pages(t, &t->vmas[i]))
 			return true;
 	}
 	return false;
@@ -155,18 +149,9 @@ bool lp_thin_mixed(const struct lp_images *im, const struct lp_task *t, uint64_t
 /* The VMA of @t that CRIU takes for the same as @v of a child: check_cow_vmas() in its mem.c. */
 static const struct lp_vma *same_vma(const struct lp_task *t, const struct lp_vma *v)
 {
-	const struct lp_vma *p;
-	size_t lo = 0, hi = t->nvmas, mid;
+	const struct lp_vma *p = lp_task_vma(t, v->start);
 
-	while (lo < hi) {
-		mid = lo + (hi - lo) / 2;
-		if (t->vmas[mid].start < v->start)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	p = &t->vmas[lo];
-	return lo < t->nvmas && p->start == v->start && p->end == v->end && p->flags & MAP_PRIVATE &&
+	return p && p->start == v->start && p->end == v->end && p->flags & MAP_PRIVATE &&
 		       !((p->flags ^ v->flags) & (MAP_GROWSDOWN | MAP_ANONYMOUS)) && !(p->flags & MAP_HUGETLB) ?
 		       p :
 		       NULL;

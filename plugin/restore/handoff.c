@@ -142,16 +142,9 @@ static int add_lazy(void *arg, uint64_t start, uint64_t end, const struct lp_vma
 /* Is @addr in a lazy VMA of @t that may be written? */
 static bool may_be_early(const struct lp_task *t, uint64_t addr)
 {
-	size_t lo = 0, hi = t->nvmas, mid;
+	const struct lp_vma *v = lp_task_vma(t, addr);
 
-	while (lo < hi) {
-		mid = lo + (hi - lo) / 2;
-		if (t->vmas[mid].end <= addr)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo < t->nvmas && t->vmas[lo].start <= addr && t->vmas[lo].lazy && t->vmas[lo].prot & PROT_WRITE;
+	return v && v->lazy && v->prot & PROT_WRITE;
 }
 
 /* Where the kernel looks for a thread and cannot wait: see images/early.c. */
@@ -219,7 +212,6 @@ bool mm_placed(struct lp_mm *mm)
 const struct lp_vma *mm_left_out(const struct lp_mm *mm)
 {
 	const struct lp_task *t = lp_images_find(mm->r->conf->images, mm->pid);
-	const struct lp_extent *x, *next;
 	size_t i;
 
 	if (lp_space_unsettled(mm->space))
@@ -230,11 +222,8 @@ const struct lp_vma *mm_left_out(const struct lp_mm *mm)
 		/* mm_placed() has asked for those already. */
 		if (!v->lazy || (i < mm->placed && v->prot & PROT_WRITE))
 			continue;
-		x = lp_task_lookup(t, v->start, &next);
-		if (!x)
-			x = next;
 		/* Those with pages get an anon_vma anyhow. One page: the task may have split the VMA. */
-		if (x && x->start < v->end && lp_space_registered(mm->space, v->start, v->start + LP_PAGE_SIZE) &&
+		if (lp_task_has_pages(t, v) && lp_space_registered(mm->space, v->start, v->start + LP_PAGE_SIZE) &&
 		    !lp_uffd_there(mm->fd, v->start, LP_PAGE_SIZE) && !lp_uffd_there(mm->fd, v->start, LP_PAGE_SIZE))
 			return v;
 	}
