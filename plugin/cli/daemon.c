@@ -370,7 +370,7 @@ static void summary(const struct lp_restore_stats *s)
 }
 
 /* LAZYPAGES_TEST_DELAYS=SEED,MICROSECONDS: see lp_uffd_inject_delays(). */
-static void test_delays(void)
+static void test_delays(const int ledger[LP_LEDGER_FDS])
 {
 	const char *s = getenv("LAZYPAGES_TEST_DELAYS");
 	unsigned long long seed;
@@ -379,7 +379,7 @@ static void test_delays(void)
 	if (!s || sscanf(s, "%llu,%u", &seed, &us) != 2)
 		return;
 	pr_warn("LAZYPAGES_TEST_DELAYS=%s: fills are slowed down on purpose", s);
-	lp_uffd_inject_delays(seed, us);
+	lp_uffd_inject_delays(seed, us, ledger[0] < 0 || lp_ledger_holds(ledger));
 }
 
 static unsigned default_workers(void)
@@ -546,7 +546,7 @@ static int work(void *arg)
 	/* It gives a page once. What the dead worker had taken and not filled is lost. */
 	if (run->j && from.live)
 		lp_journal_flag(run->j, LP_JF_ONCE);
-	test_delays();
+	test_delays(ledger);
 	rc = open_trace(run, &conf.trace, &err);
 	if (!rc && run->j)
 		rc = pages_follow(&from, run->j->h, &err);

@@ -25,7 +25,8 @@ enum {
 	LP_LEDGER_SHARED,
 	LP_LEDGER_FAULTS, /* -1: it does not tell */
 	LP_LEDGER_LINKS,
-	LP_LEDGER_FDS = LP_LEDGER_LINKS + 6
+	LP_LEDGER_HOLD = LP_LEDGER_LINKS + 6, /* -1: see lp_ledger_holds() */
+	LP_LEDGER_FDS = LP_LEDGER_HOLD + 2
 };
 
 /*
@@ -35,6 +36,12 @@ enum {
  */
 int lp_ledger_load(int fds[LP_LEDGER_FDS], struct lp_err *err);
 void lp_ledger_close(int fds[LP_LEDGER_FDS]);
+/*
+ * Does a call that makes guard pages wait until nobody fills, for as long as it takes? Needs a kernel that lets BPF
+ * programs sleep in front of a system call (CONFIG_FUNCTION_ERROR_INJECTION and CONFIG_DYNAMIC_FTRACE). Else it waits
+ * 2 ms at most.
+ */
+bool lp_ledger_holds(const int fds[LP_LEDGER_FDS]);
 
 struct lp_ledger;
 
@@ -68,11 +75,18 @@ void lp_ledger_unwatch(struct lp_ledger *l, int uffd, uint64_t unmapped, uint64_
  */
 bool lp_ledger_fill_begin(struct lp_ledger *l, unsigned slot);
 void lp_ledger_fill_end(struct lp_ledger *l, unsigned slot);
+/*
+ * Had it better be page by page? Guard pages were made there before, and whoever makes some does not wait for long: the
+ * less there is between begin and end, the less likely is it that the caller loses its CPU there.
+ */
+bool lp_ledger_fill_pages(const struct lp_ledger *l, unsigned slot);
 /* Of any address space. */
 bool lp_ledger_guards_due(const struct lp_ledger *l);
 void lp_ledger_heeded(struct lp_ledger *l);
 /* How often, since the last call, were some made while something was filled? That may have replaced them. */
 uint64_t lp_ledger_hasty(struct lp_ledger *l);
+/* How often had a call to fail instead? */
+uint64_t lp_ledger_refused(struct lp_ledger *l);
 
 /*
  * Faults: a hint that a thread waits for a page, or soon will, or did until a

@@ -278,6 +278,7 @@ static inline bool mm_fill_begin(struct lp_mm *mm, unsigned *slot)
 
 	/* The gate is held, so it does not change. */
 	*slot = l ? atomic_load_explicit(&mm->slot, memory_order_relaxed) : MM_UNWATCHED;
+	lp_uffd_delay_outside();
 	return *slot == MM_UNWATCHED || lp_ledger_fill_begin(l, *slot);
 }
 
@@ -285,19 +286,28 @@ static inline void mm_fill_end(struct lp_mm *mm, unsigned slot)
 {
 	if (slot != MM_UNWATCHED)
 		lp_ledger_fill_end(mm->r->ledger, slot);
+	lp_uffd_delay_outside();
 }
 
 /* @f: what the bytes belong to. */
 static inline int mm_copy(struct lp_mm *mm, const struct lp_flight *f, uint64_t dst, const void *src, uint64_t len,
 			  uint64_t *done)
 {
+	uint64_t part;
 	unsigned slot;
 	int rc = -EAGAIN;
 
 	*done = 0;
-	if (mm_fill_begin(mm, &slot)) {
-		rc = lp_uffd_copy(mm->fd, dst, src, len, done);
+	while (mm_fill_begin(mm, &slot)) {
+		part = len - *done;
+		if (slot != MM_UNWATCHED && part > LP_PAGE_SIZE && lp_ledger_fill_pages(mm->r->ledger, slot))
+			part = LP_PAGE_SIZE;
+		rc = lp_uffd_copy(mm->fd, dst + *done, (const char *)src + *done, part, &part);
 		mm_fill_end(mm, slot);
+		*done += part;
+		if (rc || *done == len)
+			break;
+		rc = -EAGAIN;
 	}
 	RECORD_MM(mm, LP_REC_COPY, lp_flight_id(f), dst, len, *done, (int64_t)rc);
 	return rc;

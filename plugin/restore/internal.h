@@ -141,7 +141,7 @@ struct lp_restore {
 	uint64_t numbers; /* names, and numbers of madvise(), given out */
 	uint64_t ledger_at; /* of the role: when it was read last */
 	struct lp_mm *gate_wanted; /* of the role: an entry can only be taken by who is alone in its gate */
-	bool told_hasty;
+	bool told_hasty, told_refused;
 	/* seen.c; r->lock */
 	struct seen {
 		uint64_t in_ledger, addr;

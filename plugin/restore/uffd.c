@@ -19,12 +19,14 @@ struct uffdio_poison {
 #endif
 
 static unsigned delay_max_us; /* set once, before threads start */
+static bool delay_in_fills;
 static _Atomic uint64_t delay_rng;
 
-void lp_uffd_inject_delays(uint64_t seed, unsigned max_us)
+void lp_uffd_inject_delays(uint64_t seed, unsigned max_us, bool in_fills)
 {
 	delay_rng = seed;
 	delay_max_us = max_us;
+	delay_in_fills = in_fills;
 }
 
 void lp_uffd_delay_point(void)
@@ -44,6 +46,12 @@ void lp_uffd_delay_point(void)
 	nanosleep(&ts, NULL);
 }
 
+void lp_uffd_delay_outside(void)
+{
+	if (!delay_in_fills)
+		lp_uffd_delay_point();
+}
+
 /* ioctl() between two places where a test may delay it. */
 static int call(int fd, unsigned long request, void *arg)
 {
@@ -55,6 +63,11 @@ static int call(int fd, unsigned long request, void *arg)
 	lp_uffd_delay_point();
 	errno = saved;
 	return rc;
+}
+
+static int fill(int fd, unsigned long request, void *arg)
+{
+	return delay_in_fills ? call(fd, request, arg) : ioctl(fd, request, arg);
 }
 
 static int failure(int64_t result)
@@ -80,7 +93,7 @@ int lp_uffd_copy(int fd, uint64_t dst, const void *src, uint64_t len, uint64_t *
 			.mode = UFFDIO_COPY_MODE_DONTWAKE,
 		};
 
-		if (!call(fd, UFFDIO_COPY, &c)) {
+		if (!fill(fd, UFFDIO_COPY, &c)) {
 			*done += c.len;
 		} else if (c.copy > 0) {
 			*done += c.copy; /* ended early: the next round says why */
@@ -100,7 +113,7 @@ int lp_uffd_zero(int fd, uint64_t dst, uint64_t len, uint64_t *done)
 			.mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE,
 		};
 
-		if (!call(fd, UFFDIO_ZEROPAGE, &z))
+		if (!fill(fd, UFFDIO_ZEROPAGE, &z))
 			*done += z.range.len;
 		else if (z.zeropage > 0)
 			*done += z.zeropage;
@@ -114,7 +127,7 @@ int lp_uffd_poison(int fd, uint64_t dst, uint64_t len)
 {
 	struct uffdio_poison p = { .range = { .start = dst, .len = len }, .mode = UFFDIO_POISON_MODE_DONTWAKE };
 
-	return call(fd, UFFDIO_POISON, &p) ? failure(p.updated) : 0;
+	return fill(fd, UFFDIO_POISON, &p) ? failure(p.updated) : 0;
 }
 
 int lp_uffd_wake(int fd, uint64_t start, uint64_t len)

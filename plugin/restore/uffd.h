@@ -58,9 +58,12 @@ bool lp_uffd_old_shrink(void);
  * For tests: from now on sleep 0 to @max_us microseconds now and then before
  * and after every ioctl and every read of messages, by chance from @seed. Opens
  * the windows between deciding and doing that a busy machine opens rarely.
+ * @in_fills false: not around ioctls that fill, since whoever makes guard pages does
+ * not wait for them that long; but where lp_uffd_delay_outside() says.
  */
-void lp_uffd_inject_delays(uint64_t seed, unsigned max_us);
+void lp_uffd_inject_delays(uint64_t seed, unsigned max_us, bool in_fills);
 /* Where such a delay may happen. */
 void lp_uffd_delay_point(void);
+void lp_uffd_delay_outside(void);
 
 #endif

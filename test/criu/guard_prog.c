@@ -9,11 +9,14 @@
  * Another mapping has guard pages from the beginning: they must be there still. In
  * a third one some memory is locked, and gets none: the call ends there, refused.
  * All the time a thread makes guard pages and takes them away: nobody waits for ever.
+ * In a fourth mapping pages become guard pages while another thread asks for them.
  *
  *   guard_prog DIR
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -111,12 +114,68 @@ static void *again_and_again(void *p)
 			return NULL;
 }
 
+/* So far apart that a fault on one brings none of the others. */
+#define RACES 100
+#define APART (64 * PAGE)
+
+struct race {
+	char *at;
+	atomic_uint begun, ended;
+};
+
+/* In a system call, which a guard page makes fail; the task itself would die of it. */
+static void *ask(void *arg)
+{
+	struct race *x = arg;
+	int fd[2];
+	char c;
+
+	if (pipe(fd))
+		exit(1);
+	while (x->begun < RACES) {
+		if (write(fd[1], x->at + x->begun++ * APART, 1) == 1 && read(fd[0], &c, 1) != 1)
+			exit(1);
+		for (x->ended++; x->ended % 2; )
+			sched_yield();
+	}
+	return NULL;
+}
+
+static int wrong_raced(char *p)
+{
+	struct race x = { .at = p };
+	pthread_t asks;
+	unsigned i;
+	int n = 0;
+
+	if (pthread_create(&asks, NULL, ask, &x))
+		return RACES;
+	for (i = 0; i < RACES; i++) {
+		while (x.begun == i)
+			sched_yield();
+		usleep(i % 8 * 100);
+		if (madvise(p + i * APART, PAGE, MADV_GUARD_INSTALL))
+			n++;
+		while (x.ended % 2 == 0)
+			sched_yield();
+		/* Nothing is on its way any more, as far as this program can know. */
+		usleep(i % 2 * 10000);
+		if (!is_guarded(p + i * APART) || madvise(p + i * APART, PAGE, MADV_GUARD_REMOVE) ||
+		    *(const volatile uint64_t *)(p + i * APART))
+			n++;
+		x.ended++;
+	}
+	pthread_join(asks, NULL);
+	return n;
+}
+
 int main(int argc, char **argv)
 {
 	unsigned i, zero[2] = { 64, 0 };
-	int n, status;
+	long n;
+	int status;
 	pid_t child;
-	char *p, *q, *r;
+	char *p, *q, *r, *s;
 	pthread_t busy;
 
 	if (argc != 2)
@@ -139,6 +198,11 @@ int main(int argc, char **argv)
 		return 1;
 	for (i = 0; i < 64; i++)
 		*(uint64_t *)(r + i * PAGE) = pattern(i);
+	s = mmap(NULL, RACES * APART, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (s == MAP_FAILED)
+		return 1;
+	for (i = 0; i < RACES * APART / PAGE; i++)
+		*(uint64_t *)(s + (size_t)i * PAGE) = pattern(i);
 	result_put(argv[1], "done", "%d\n", 0);
 	while (access(result_path(argv[1], "go"), F_OK))
 		usleep(10000);
@@ -157,12 +221,13 @@ int main(int argc, char **argv)
 		n = wrong(p, zero) + wrong_before(q);
 		_exit(n < 100 ? n : 100);
 	}
-	n = wrong(p, zero) + wrong_before(q) * 1000000 + wrong_locked(r) * 10000000;
+	n = wrong(p, zero) + wrong_before(q) * 1000000 + wrong_locked(r) * 10000000 +
+	    wrong_raced(s) * 1000000000L;
 	if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
 		n += 1000;
 	else
 		n += WEXITSTATUS(status) * 1000;
-	result_put(argv[1], "result", "%d\n", n);
+	result_put(argv[1], "result", "%ld\n", n);
 	for (;;)
 		pause();
 }
