@@ -227,6 +227,12 @@ static uint64_t chunk_len(struct lp_restore *r)
 	return now < fault + FAULTS_RECENT_NS ? CHUNK_FAULTS : CHUNK;
 }
 
+/* Of the beginning of @p at least. */
+static bool has_bytes(const struct lp_window *w, const struct lp_piece *p)
+{
+	return w->bytes && w->obj == p->obj && p->img >= w->img && p->img < w->end;
+}
+
 /* Is it the source's failure, not one of the fill? */
 static bool of_source(int rc)
 {
@@ -282,28 +288,37 @@ uint64_t pass_ns(const struct lp_restore *r, uint64_t now)
 													   PASS_NS;
 }
 
+/* How often in a row faults come before the next chunk. */
+#define ROUNDS 4
+
 /* Between two chunks of @f: who waits for a page? */
 static void look_for_faults(struct lp_mm *mm, struct lp_flight *f, struct lp_reader *rd)
 {
 	struct lp_restore *r = mm->r;
+	bool told = tells_faults(r);
+	unsigned rounds = 0;
 	uint64_t last, now;
 
-	if (tells_faults(r)) {
+	if (told)
 		lp_ledger_want_faults(r->ledger, true);
-		seen_faults(rd, mm, f);
-		/* Its message may come later. */
-		if (lp_ledger_any(r->ledger))
-			pass_wanted(r, true);
-	}
 	do {
-		/* Unless somebody else has just looked. */
-		now = lp_now();
-		last = atomic_load_explicit(&r->last_pass, memory_order_relaxed);
-		if (atomic_load_explicit(&r->pass_due, memory_order_relaxed) || now - last > pass_ns(r, now))
-			reader_pass(rd);
-		else if (rd->njobs)
-			jobs_round(rd);
-	} while (rd->njobs);
+		if (told) {
+			seen_faults(rd, mm, f);
+			/* Its message may come later. */
+			if (lp_ledger_any(r->ledger))
+				pass_wanted(r, true);
+		}
+		do {
+			/* Unless somebody else has just looked. */
+			now = lp_now();
+			last = atomic_load_explicit(&r->last_pass, memory_order_relaxed);
+			if (atomic_load_explicit(&r->pass_due, memory_order_relaxed) || now - last > pass_ns(r, now))
+				reader_pass(rd);
+			else if (rd->njobs)
+				jobs_round(rd);
+		} while (rd->njobs);
+		/* Whom we have woken may have had our CPU since, and touched the next page. But bulk must go on, too. */
+	} while (told && ++rounds < ROUNDS && lp_ledger_any_fault(r->ledger));
 }
 
 static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w, struct lp_reader *rd)
@@ -316,6 +331,7 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 	int rc = 0;
 
 	busy_begin(r);
+	rd->window = w;
 	while (!rc) {
 		if (control_held(r)) {
 			/* As below: it may sleep. What it has claimed a fault can take from it. */
@@ -334,7 +350,7 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 			break;
 		}
 		at = *p;
-		if (w->bytes && w->obj == at.obj && at.img >= w->img && at.img < w->end) {
+		if (has_bytes(w, &at)) {
 			at.len = min_u64(min_u64(at.len, w->end - at.img), chunk_len(r));
 			left = lp_flight_left(f);
 			rc = fill_chunk(mm, f, w->bytes + (at.img - w->img), at.len, &r->filled_bulk);
@@ -380,6 +396,7 @@ static void bulk_fill(struct lp_mm *mm, struct lp_flight *f, struct lp_window *w
 		if (of_source(rc) && lost_given_up(mm, bad.obj, bad.img, rc, false))
 			rc = lost_page(mm, f);
 	}
+	rd->window = NULL;
 	if (rc == -ESRCH)
 		mm_gone(mm);
 	pthread_mutex_lock(&r->lock);
@@ -413,6 +430,7 @@ void *bulk_main(void *arg)
 	}
 	rd->r = r;
 	rd->nwakes = rd->njobs = 0;
+	rd->window = NULL;
 	/* Faults wait for who is in a gate: he must get his CPU back before those that bring the bytes. */
 	if (r->source->ops->brought)
 		lp_prio_urgent();
@@ -468,12 +486,20 @@ static bool awaited(struct lp_restore *r, const struct lp_flight *f)
 	return yes;
 }
 
+/* A thread waits for the first page, and soon for the next: first a little; then more, so that it goes on for longer. */
+static uint64_t urgent_len(const struct lp_flight *f, uint64_t addr)
+{
+	uint64_t first = lp_flight_fault_addr(f), done = addr > first ? addr - first : 0;
+
+	return min_u64(done ? 2 * done : CHUNK_FAULTS, CHUNK);
+}
+
 /*
  * One chunk of an urgent flight, through @buf of CHUNK bytes; then the threads
  * that wait for it go on. True: the flight has ended, or @nowait and the urgent
  * threads have it, since its bytes are not at hand.
  */
-static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bool nowait)
+static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, const struct lp_window *w, bool nowait)
 {
 	struct lp_restore *r = mm->r;
 	struct lp_source *src = r->source;
@@ -481,6 +507,7 @@ static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bo
 	struct lp_piece at = { 0 };
 	uint64_t done = 0;
 	bool more = false, lost = false, alone = false;
+	const uint8_t *bytes = buf;
 	int rc = 0;
 
 	lp_gate_enter(&mm->gate);
@@ -490,9 +517,14 @@ static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bo
 	lp_gate_leave(&mm->gate);
 	if (!p)
 		goto end;
-	at.len = min_u64(at.len, CHUNK);
-	rc = (nowait ? src->ops->try_read : src->ops->read)(src, at.obj, at.img, buf, at.len);
-	record_source(r, nowait ? LP_HOW_TRY : LP_HOW_READ, at.obj, at.img, at.len, rc);
+	at.len = min_u64(at.len, urgent_len(f, at.addr));
+	if (w && has_bytes(w, &at)) {
+		bytes = w->bytes + (at.img - w->img);
+		at.len = min_u64(at.len, w->end - at.img);
+	} else {
+		rc = (nowait ? src->ops->try_read : src->ops->read)(src, at.obj, at.img, buf, at.len);
+		record_source(r, nowait ? LP_HOW_TRY : LP_HOW_READ, at.obj, at.img, at.len, rc);
+	}
 	/* An error takes a closer look, which may sleep. */
 	if (nowait && rc) {
 		pthread_mutex_lock(&r->lock);
@@ -534,7 +566,7 @@ static bool urgent_chunk(struct lp_mm *mm, struct lp_flight *f, uint8_t *buf, bo
 		at.addr = p->addr;
 		at.len = min_u64(p->len, at.len - skip);
 		done = lp_flight_left(f);
-		rc = fill_chunk(mm, f, buf + skip, at.len, &r->filled_urgent);
+		rc = fill_chunk(mm, f, bytes + skip, at.len, &r->filled_urgent);
 		done -= lp_flight_left(f);
 	}
 	/* Nobody waits for what follows a page that is lost, or is followed by one. */
@@ -561,7 +593,7 @@ void jobs_round(struct lp_reader *rd)
 	for (i = 0; i < rd->njobs; i++) {
 		struct lp_flight *f = rd->jobs[i];
 
-		if (!urgent_chunk(lp_space_host(lp_flight_space(f)), f, rd->buf, true))
+		if (!urgent_chunk(lp_space_host(lp_flight_space(f)), f, rd->buf, rd->window, true))
 			rd->jobs[n++] = f;
 	}
 	rd->njobs = n;
@@ -590,7 +622,7 @@ void *urgent_main(void *arg)
 		if (!r->urgent_head)
 			r->urgent_tail = &r->urgent_head;
 		pthread_mutex_unlock(&r->lock);
-		while (!urgent_chunk(lp_space_host(lp_flight_space(u->flight)), u->flight, buf, false))
+		while (!urgent_chunk(lp_space_host(lp_flight_space(u->flight)), u->flight, buf, NULL, false))
 			;
 		free(u);
 		pthread_mutex_lock(&r->lock);

@@ -148,6 +148,10 @@ struct lp_restore {
 		const void *by; /* whoever has looked in vain */
 	} seen[32];
 	_Atomic unsigned nseen; /* left for others to look at */
+	struct lp_told {
+		uint64_t in_ledger, addr;
+	} told[16]; /* the last ones of which nobody knew what they wait for: woken once */
+	unsigned ntold;
 
 	pthread_mutex_t role, lock;
 	pthread_cond_t bulk_cond, urgent_cond, idle_cond, ctl_cond; /* on CLOCK_MONOTONIC */
@@ -315,6 +319,7 @@ struct lp_reader {
 	} wakes[64]; /* due when role and gate are left */
 	struct lp_flight *jobs[64]; /* urgent flights to fill then, owned */
 	unsigned nwakes, njobs;
+	const struct lp_window *window; /* bytes that are at hand, borrowed; or NULL */
 	uint8_t buf[CHUNK];
 };
 
@@ -326,6 +331,8 @@ int mm_there(void *host, uint64_t start, uint64_t len);
  * is due, never sleep. True when there were messages.
  */
 bool reader_pass(struct lp_reader *rd);
+/* Wake those of rd->wakes. Not in a gate. */
+void wake_flush(struct lp_reader *rd);
 /* A page at which nothing of @mm is registered. r->lock held. */
 uint64_t mm_unmapped(const struct lp_mm *mm);
 /* Give message @m of @mm, at @idx in the zone, to the engine. Its gate is held alone. */

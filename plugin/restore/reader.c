@@ -47,7 +47,7 @@
 /* What no message tells is read from the ledger this often. */
 #define LEDGER_NS UINT64_C(20000000)
 
-static void wake_flush(struct lp_reader *rd)
+void wake_flush(struct lp_reader *rd)
 {
 	unsigned i;
 
@@ -749,6 +749,7 @@ void *reader_main(void *arg)
 	}
 	rd->r = r;
 	rd->nwakes = rd->njobs = 0;
+	rd->window = NULL;
 	/* Refused fills are retried after microseconds; the default slack is 50 of them. */
 	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
 	lp_recorder_thread(LP_BY_READER);

@@ -34,6 +34,42 @@ static bool leave_to_others(struct lp_restore *r, const struct lp_reader *rd, st
 	return true;
 }
 
+/* It is in an urgent flight of ours: filled soon, and woken then. */
+static bool in_jobs(const struct lp_reader *rd, const struct lp_mm *mm, uint64_t addr)
+{
+	struct lp_piece p;
+	unsigned i;
+	uint32_t k;
+
+	for (i = 0; i < rd->njobs; i++)
+		if (lp_flight_space(rd->jobs[i]) == mm->space)
+			for (k = 0; lp_flight_piece(rd->jobs[i], k, &p); k++)
+				if (addr - p.addr < p.len)
+					return true;
+	return false;
+}
+
+/*
+ * Nobody who has looked has it to fill. Most likely it was filled meanwhile, by one who saw no reason to wake: so its
+ * thread is woken, once. If it comes again it is something else, a page that the checkpoint has not, and its message is read.
+ */
+static bool wake_once(struct lp_reader *rd, struct lp_mm *mm, const struct seen *s)
+{
+	struct lp_restore *r = mm->r;
+	unsigned i;
+
+	if (rd->nwakes == ARRAY_SIZE(rd->wakes))
+		return false;
+	for (i = 0; i < ARRAY_SIZE(r->told); i++)
+		if (r->told[i].in_ledger == s->in_ledger && r->told[i].addr == s->addr) {
+			r->told[i].addr = 1; /* no page: the next time is a first one */
+			return false;
+		}
+	r->told[r->ntold++ % ARRAY_SIZE(r->told)] = (struct lp_told){ s->in_ledger, s->addr };
+	rd->wakes[rd->nwakes++] = (struct wake){ mm->fd, mm->id, s->addr, LP_PAGE_SIZE };
+	return true;
+}
+
 static void take_on(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f, const struct seen *s)
 {
 	struct lp_restore *r = mm->r;
@@ -49,12 +85,14 @@ static void take_on(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f,
 	if (whose != mm) {
 		/* Nobody may look at it soon again, and the message may not be there yet. */
 		pass_wanted(r, true);
+	} else if (in_jobs(rd, mm, s->addr)) {
+		return;
 	} else if (rd->njobs == ARRAY_SIZE(rd->jobs) || eng_early_fault(mm->space, s->addr, READAHEAD, f, &u)) {
 		pass_wanted(r, false);
 	} else if (u) {
 		rd->jobs[rd->njobs++] = u;
 		atomic_fetch_add_explicit(&r->faults, 1, memory_order_relaxed);
-	} else if (!leave_to_others(r, rd, *s)) {
+	} else if (!leave_to_others(r, rd, *s) && !wake_once(rd, mm, s)) {
 		pass_wanted(r, false);
 	}
 }
@@ -75,7 +113,10 @@ void seen_faults(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f)
 		return;
 	/* Shared: nobody edits flights meanwhile but their owners, and us. */
 	lp_gate_enter(&mm->gate);
-	pthread_mutex_lock(&r->lock);
+	if (pthread_mutex_trylock(&r->lock)) {
+		lp_gate_leave(&mm->gate);
+		return;
+	}
 	nleft = atomic_load_explicit(&r->nseen, memory_order_relaxed);
 	memcpy(left, r->seen, nleft * sizeof(left[0]));
 	atomic_store_explicit(&r->nseen, 0, memory_order_relaxed);
@@ -86,4 +127,5 @@ void seen_faults(struct lp_reader *rd, struct lp_mm *mm, struct lp_flight *f)
 		take_on(rd, mm, f, &(struct seen){ .in_ledger = told[i].mm, .addr = told[i].addr });
 	pthread_mutex_unlock(&r->lock);
 	lp_gate_leave(&mm->gate);
+	wake_flush(rd);
 }
