@@ -21,7 +21,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/kernel.h"
 #include "cli/cli.h"
 #include "ledger/ledger.h"
 #include "sandbox/sandbox.h"
@@ -165,10 +164,6 @@ static void check_ledger(struct report *r)
 
 	item(r, "ledger", good, BETTER, err.msg,
 	     "root or CAP_BPF and CAP_PERFMON, Linux 5.15 or newer with BTF, x86-64; without it the order is guessed");
-	if (good && !lp_kernel_before(6, 13))
-		item(r, "ledger, guard pages", lp_ledger_holds(fds), BETTER,
-		     "whoever makes guard pages (MADV_GUARD_INSTALL) waits until nobody fills",
-		     "a kernel with CONFIG_FUNCTION_ERROR_INJECTION; without it a call waits for fills for 2 ms at most");
 	lp_ledger_close(fds);
 }
 

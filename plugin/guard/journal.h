@@ -36,7 +36,7 @@
 
 #define LP_J_MAGIC   UINT64_C(0x314e524a5a414c00) /* "\0LAZJRN1" */
 /* Of the header's and the cells' form. Whatever changes either raises it. */
-#define LP_J_VERSION 8
+#define LP_J_VERSION 7
 /*
  * Of what the engine makes of cells: a new worker must come to the views that the
  * old one had. Whatever makes the engine ask or decide otherwise raises it.
@@ -138,7 +138,7 @@ enum {
 };
 
 #define LP_J_KEEP 16
-#define LP_J_LEDGER 11
+#define LP_J_LEDGER 9
 
 /* What is set by `lazypages ctl`, so that it outlives a worker. */
 enum lp_jbackground {

@@ -40,8 +40,7 @@ struct lp_ledger {
 	struct ring entries, faults;
 	struct lp_ledger_shared *shared;
 	size_t page;
-	bool holds;
-	uint64_t lost, hasty, refused; /* as last seen */
+	uint64_t lost, hasty; /* as last seen */
 	uint64_t guards_read[LP_LEDGER_SLOTS];	 /* all up to this one were handed out */
 	uint64_t guards_heeded[LP_LEDGER_SLOTS]; /* and heeded; any thread reads it */
 	uint64_t guards; /* when none was open, 0: look */
@@ -74,29 +73,7 @@ static unsigned tracepoint_args(const struct btf *btf, const char *typedef_name)
 	return t && btf_kind(t) == BTF_KIND_FUNC_PROTO ? btf_vlen(t) - 1 : 0; /* the first is the program's own */
 }
 
-/* What the kernel may refuse, and what the rest can do without. */
-enum { WITH_FAULTS = 1, WITH_HOLD = 2 };
-
-/* May a program sleep in front of madvise()? Tried with one that does nothing: loading ours twice takes 30 ms. */
-static bool may_hold(const struct btf *btf)
-{
-	const struct bpf_insn nothing[] = {
-		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0 },
-		{ .code = BPF_JMP | BPF_EXIT },
-	};
-	LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = BPF_MODIFY_RETURN, .prog_flags = BPF_F_SLEEPABLE);
-	int id = btf__find_by_name_kind(btf, "__x64_sys_madvise", BTF_KIND_FUNC), fd;
-
-	if (id <= 0)
-		return false;
-	opts.attach_btf_id = id;
-	fd = bpf_prog_load(BPF_PROG_TYPE_TRACING, "may_hold", "GPL", nothing, sizeof(nothing) / sizeof(nothing[0]), &opts);
-	if (fd >= 0)
-		close(fd);
-	return fd >= 0;
-}
-
-static int prepare(struct watch_bpf *w, unsigned *with, struct lp_err *err)
+static int prepare(struct watch_bpf *w, bool faults, struct lp_err *err)
 {
 	struct btf *btf = btf__load_vmlinux_btf();
 	unsigned n;
@@ -109,15 +86,10 @@ static int prepare(struct watch_bpf *w, unsigned *with, struct lp_err *err)
 	w->rodata->guards_known = !lp_kernel_before(6, 13);
 	bpf_program__set_autoload(w->progs.space_gone, tracepoint_args(btf, "btf_trace_exit_mmap") != 0);
 	/* (address, registers, error) */
-	if (tracepoint_args(btf, "btf_trace_page_fault_user") != 3 ||
-	    tracepoint_args(btf, "btf_trace_page_fault_kernel") != 3)
-		*with &= ~WITH_FAULTS;
-	bpf_program__set_autoload(w->progs.fault_user, *with & WITH_FAULTS);
-	bpf_program__set_autoload(w->progs.fault_kernel, *with & WITH_FAULTS);
-	if (*with & WITH_HOLD && !(w->rodata->guards_known && may_hold(btf)))
-		*with &= ~WITH_HOLD;
-	bpf_program__set_autoload(w->progs.guard_call, *with & WITH_HOLD);
-	bpf_program__set_autoload(w->progs.guard_call_ends, *with & WITH_HOLD);
+	faults = faults && tracepoint_args(btf, "btf_trace_page_fault_user") == 3 &&
+		 tracepoint_args(btf, "btf_trace_page_fault_kernel") == 3;
+	bpf_program__set_autoload(w->progs.fault_user, faults);
+	bpf_program__set_autoload(w->progs.fault_kernel, faults);
 	btf__free(btf);
 	if (n != 3 && n != 4)
 		return lp_err(err, -ENOTSUP, "the kernel's tracepoints mmap_lock:* are not as this version knows them");
@@ -135,26 +107,9 @@ void lp_ledger_close(int fds[LP_LEDGER_FDS])
 	}
 }
 
-bool lp_ledger_holds(const int fds[LP_LEDGER_FDS])
-{
-	return fds[LP_LEDGER_HOLD] >= 0;
-}
-
 #define LINKS (LP_LEDGER_FDS - LP_LEDGER_LINKS)
 
-/* Two that are only of use together. */
-static void attach_both(struct bpf_link *link[2], struct bpf_program *a, struct bpf_program *b)
-{
-	link[0] = bpf_program__attach(a);
-	link[1] = link[0] ? bpf_program__attach(b) : NULL;
-	if (link[1])
-		return;
-	bpf_link__destroy(link[0]);
-	link[0] = NULL;
-}
-
-/* @with: what shall be tried; then what there was to try. */
-static int load(int fds[LP_LEDGER_FDS], unsigned *with, struct lp_err *err)
+static int load(int fds[LP_LEDGER_FDS], bool faults, struct lp_err *err)
 {
 	struct watch_bpf *w;
 	struct bpf_link *link[LINKS] = { NULL };
@@ -169,7 +124,7 @@ static int load(int fds[LP_LEDGER_FDS], unsigned *with, struct lp_err *err)
 	w = watch_bpf__open();
 	if (!w)
 		return lp_err_sys(err, -errno, "cannot open the BPF program");
-	rc = prepare(w, with, err);
+	rc = prepare(w, faults, err);
 	if (rc)
 		goto out;
 	rc = watch_bpf__load(w);
@@ -183,11 +138,14 @@ static int load(int fds[LP_LEDGER_FDS], unsigned *with, struct lp_err *err)
 	rc = link[2] ? 0 : lp_err_sys(err, -errno, "cannot attach the BPF program");
 	if (!rc && bpf_program__autoload(w->progs.space_gone))
 		link[3] = bpf_program__attach(w->progs.space_gone);
-	if (!rc && *with & WITH_FAULTS)
-		attach_both(link + 4, w->progs.fault_user, w->progs.fault_kernel);
-	/* What ends a call first, so that there is none that has begun and does not end. */
-	if (!rc && *with & WITH_HOLD)
-		attach_both(link + LP_LEDGER_HOLD - LP_LEDGER_LINKS, w->progs.guard_call_ends, w->progs.guard_call);
+	if (!rc && bpf_program__autoload(w->progs.fault_user))
+		link[4] = bpf_program__attach(w->progs.fault_user);
+	if (link[4])
+		link[5] = bpf_program__attach(w->progs.fault_kernel);
+	if (!link[5]) {
+		bpf_link__destroy(link[4]);
+		link[4] = NULL;
+	}
 	if (!rc) {
 		fds[LP_LEDGER_RING] = fcntl(bpf_map__fd(w->maps.ring), F_DUPFD_CLOEXEC, 0);
 		fds[LP_LEDGER_SHARED] = fcntl(bpf_map__fd(w->maps.bss), F_DUPFD_CLOEXEC, 0);
@@ -221,7 +179,6 @@ int lp_ledger_load(int fds[LP_LEDGER_FDS], struct lp_err *err)
 {
 	struct result *r;
 	pid_t me = getpid(), pid;
-	unsigned with;
 	int rc, i;
 
 	for (i = 0; i < LP_LEDGER_FDS; i++)
@@ -237,17 +194,10 @@ int lp_ledger_load(int fds[LP_LEDGER_FDS], struct lp_err *err)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != me)
 			_exit(1);
-		/* Better without than not at all. */
-		with = WITH_FAULTS | WITH_HOLD;
-		r->rc = load(r->fds, &with, &r->err);
-		if (r->rc && with & WITH_HOLD) {
-			with &= ~WITH_HOLD;
-			r->rc = load(r->fds, &with, &r->err);
-		}
-		if (r->rc && with & WITH_FAULTS) {
-			with = 0;
-			r->rc = load(r->fds, &with, &r->err);
-		}
+		r->rc = load(r->fds, true, &r->err);
+		/* Better without faults than not at all. */
+		if (r->rc)
+			r->rc = load(r->fds, false, &r->err);
 		_exit(0);
 	}
 	if (pid < 0)
@@ -308,7 +258,6 @@ int lp_ledger_attach(const int fds[LP_LEDGER_FDS], lp_ledger_entry_fn fn, void *
 	l->fn = fn;
 	l->arg = arg;
 	l->page = sysconf(_SC_PAGESIZE);
-	l->holds = lp_ledger_holds(fds);
 	l->shared = mmap(NULL, l->page, PROT_READ | PROT_WRITE, MAP_SHARED, fds[LP_LEDGER_SHARED], 0);
 	rc = l->shared == MAP_FAILED ? -errno :
 				       map_ring(&l->entries, fds[LP_LEDGER_RING], LP_LEDGER_RING_SIZE, l->page);
@@ -329,7 +278,6 @@ int lp_ledger_attach(const int fds[LP_LEDGER_FDS], lp_ledger_entry_fn fn, void *
 	for (i = 0; i < LP_LEDGER_SLOTS; i++)
 		__atomic_store_n(&l->shared->slot[i].filling, 0, __ATOMIC_SEQ_CST);
 	l->hasty = l->shared->guards_hasty;
-	l->refused = l->shared->guards_refused;
 	*out = l;
 	return 0;
 }
@@ -444,7 +392,7 @@ void lp_ledger_fill_end(struct lp_ledger *l, unsigned slot)
 
 bool lp_ledger_fill_pages(const struct lp_ledger *l, unsigned slot)
 {
-	return !l->holds && __atomic_load_n(&l->shared->slot[slot].guards, __ATOMIC_RELAXED);
+	return __atomic_load_n(&l->shared->slot[slot].guards, __ATOMIC_RELAXED);
 }
 
 bool lp_ledger_guards_due(const struct lp_ledger *l)
@@ -466,14 +414,6 @@ uint64_t lp_ledger_hasty(struct lp_ledger *l)
 	uint64_t hasty = __atomic_load_n(&l->shared->guards_hasty, __ATOMIC_ACQUIRE), n = hasty - l->hasty;
 
 	l->hasty = hasty;
-	return n;
-}
-
-uint64_t lp_ledger_refused(struct lp_ledger *l)
-{
-	uint64_t refused = __atomic_load_n(&l->shared->guards_refused, __ATOMIC_ACQUIRE), n = refused - l->refused;
-
-	l->refused = refused;
 	return n;
 }
 

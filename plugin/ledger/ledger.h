@@ -25,8 +25,7 @@ enum {
 	LP_LEDGER_SHARED,
 	LP_LEDGER_FAULTS, /* -1: it does not tell */
 	LP_LEDGER_LINKS,
-	LP_LEDGER_HOLD = LP_LEDGER_LINKS + 6, /* -1: see lp_ledger_holds() */
-	LP_LEDGER_FDS = LP_LEDGER_HOLD + 2
+	LP_LEDGER_FDS = LP_LEDGER_LINKS + 6
 };
 
 /*
@@ -36,12 +35,6 @@ enum {
  */
 int lp_ledger_load(int fds[LP_LEDGER_FDS], struct lp_err *err);
 void lp_ledger_close(int fds[LP_LEDGER_FDS]);
-/*
- * Does a call that makes guard pages wait until nobody fills, for as long as it takes? Needs a kernel that lets BPF
- * programs sleep in front of a system call (CONFIG_FUNCTION_ERROR_INJECTION and CONFIG_DYNAMIC_FTRACE). Else it waits
- * 2 ms at most.
- */
-bool lp_ledger_holds(const int fds[LP_LEDGER_FDS]);
 
 struct lp_ledger;
 
@@ -85,8 +78,6 @@ bool lp_ledger_guards_due(const struct lp_ledger *l);
 void lp_ledger_heeded(struct lp_ledger *l);
 /* How often, since the last call, were some made while something was filled? That may have replaced them. */
 uint64_t lp_ledger_hasty(struct lp_ledger *l);
-/* How often had a call to fail instead? */
-uint64_t lp_ledger_refused(struct lp_ledger *l);
 
 /*
  * Faults: a hint that a thread waits for a page, or soon will, or did until a

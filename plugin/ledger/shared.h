@@ -42,8 +42,8 @@ struct lp_ledger_shared {
 	unsigned long long bye_arg;
 	unsigned long long lost; /* entries for which there was no room */
 	unsigned long long faults_wanted; /* somebody looks at that ring */
-	/* Calls that make guard pages: all; those that had to go on while something was filled, and those that had to fail. */
-	unsigned long long guards, guards_hasty, guards_refused;
+	/* Calls that make guard pages: all; and those that had to go on while something was filled. */
+	unsigned long long guards, guards_hasty;
 	/* By address space, see lp_ledger_slot(); the first one is of who is not known yet. */
 	struct lp_ledger_slot slot[LP_LEDGER_SLOTS];
 };

@@ -13,9 +13,7 @@
  *
  * Guard pages are made with the lock held for reading, as fills are, and userfaultfd
  * knows nothing of them: it fills over them. So whoever makes some waits here, before
- * that, until nobody fills; and nobody begins to until the entry was read. Where the
- * kernel lets programs sleep that run before a system call (guard_call()), for as long
- * as it takes; else in the tracepoint, for a short time.
+ * that, until nobody fills; and nobody begins to until the entry was read.
  *
  * And it tells of faults in watched address spaces before userfaultfd does. That is
  * a hint for who is busy filling: reading the messages of a userfaultfd stops all
@@ -50,22 +48,11 @@ char LICENSE[] SEC("license") = "GPL";
 #define UFFDIO_REGISTER 0xc020aa00
 
 /* Of the kernel, only what is read here: libbpf finds out where it is. */
-typedef struct {
-	void *vdso;
-} __attribute__((preserve_access_index)) mm_context_t;
 struct mm_struct {
 	unsigned long total_vm, brk, locked_vm;
-	mm_context_t context;
-} __attribute__((preserve_access_index));
-typedef struct {
-	unsigned long sig[1];
-} __attribute__((preserve_access_index)) sigset_t;
-struct sigpending {
-	sigset_t signal;
 } __attribute__((preserve_access_index));
 struct task_struct {
 	struct mm_struct *mm;
-	struct sigpending pending;
 } __attribute__((preserve_access_index));
 struct vm_area_struct {
 	unsigned long vm_start, vm_end, vm_flags;
@@ -81,14 +68,6 @@ const volatile unsigned int guards_known = 0;
 /* Longest wait for fills, ns: a chunk takes a tenth of it, unless its thread has no CPU. Nothing else runs here meanwhile. */
 #define GUARD_WAIT 2000000
 #define GUARD_LOOKS (1 << 20)
-/* The same where others run meanwhile; and the looks between two that let them. */
-#define GUARD_HOLD 10000000000
-#define GUARD_PAUSE 20000000
-#define GUARD_HOLD_LOOKS (1 << 23) /* as many as bpf_loop() may */
-#define GUARD_TURN 64
-#define SIGKILL_BIT (1UL << 8)
-#define EINTR 4
-#define EAGAIN 11
 #define GUARD_MAPPINGS 16 /* looked at, of locked ones */
 #define VM_LOCKED 0x2000
 
@@ -117,10 +96,8 @@ struct {
 struct section {
 	unsigned long long mm, child, brk, area;
 	unsigned long total_vm;
-	unsigned long guard, guarded; /* guard: as below; guarded: bytes */
-#define MAKING 1  /* it has the lock, nobody fills */
-#define LOOKING 2 /* the program itself takes the lock, to look at something */
-#define HELD 3	  /* it has waited until nobody fills, and will take the lock */
+	unsigned long guard, guarded; /* guard: 1, or LOOKING; guarded: bytes */
+#define LOOKING 2
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -178,7 +155,7 @@ static __always_inline int guards(struct pt_regs *regs)
 
 struct wait {
 	unsigned long long end;
-	unsigned int slot, for_pause, killed;
+	unsigned int slot, met;
 };
 
 /* The kernel shall see that it is in bounds. */
@@ -192,61 +169,38 @@ static __always_inline int is_over(const struct wait *w)
 	return bpf_ktime_get_ns() >= w->end;
 }
 
+static long no_pause(unsigned int i, void *w)
+{
+	return !*(volatile unsigned long long *)&slot_of(((struct wait *)w)->slot)->pause || is_over(w);
+}
+
 static __always_inline int filling(const struct wait *w)
 {
 	return *(volatile unsigned long long *)&slot_of(w->slot)->filling || *(volatile unsigned long long *)&shared.slot[0].filling;
 }
 
-/* Is what is waited for there, or has it been too long? */
-static __always_inline int waited(const struct wait *w)
+static long nobody_fills(unsigned int i, void *arg)
 {
-	return is_over(w) ||
-	       !(w->for_pause ? *(volatile unsigned long long *)&slot_of(w->slot)->pause : (unsigned long long)filling(w));
-}
-
-static long look(unsigned int i, void *w)
-{
-	return waited(w);
-}
-
-/*
- * May sleep. Kernels that run on until they are asked (preempt=none, voluntary) are
- * asked by looking at another's memory, or one's own: at a page that is never missing.
- */
-static long look_and_yield(unsigned int i, void *arg)
-{
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
 	struct wait *w = arg;
-	unsigned long word;
 
-	if (waited(w))
-		return 1;
-	if (i % GUARD_TURN != GUARD_TURN - 1)
-		return 0;
-	bpf_copy_from_user_task(&word, sizeof(word), BPF_CORE_READ(task, mm, context.vdso), task, 0);
-	w->killed = (BPF_CORE_READ(task, pending.signal.sig[0]) & SIGKILL_BIT) != 0;
-	return w->killed;
+	w->met = !filling(w);
+	return w->met || is_over(w);
 }
 
 /* Whoever fills says so and then looks at `guards`; here it is the other way round. */
-static __always_inline void guard_counts(unsigned int slot)
+static __always_inline void guard_begins(unsigned int slot)
 {
+	struct wait w = { .end = bpf_ktime_get_ns() + GUARD_WAIT, .slot = slot };
+
+	bpf_loop(GUARD_LOOKS, no_pause, &w, 0);
 	slot_of(slot)->pause = 0; /* whoever still cannot fill asks again */
 	/* In this order: whoever sees that there are more must see where. */
 	__sync_fetch_and_add(&slot_of(slot)->guards, 1);
 	__sync_fetch_and_add(&shared.guards, 1);
-}
-
-static __always_inline void guard_begins(unsigned int slot)
-{
-	struct wait w = { .end = bpf_ktime_get_ns() + GUARD_WAIT, .slot = slot, .for_pause = 1 };
-
-	bpf_loop(GUARD_LOOKS, look, &w, 0);
-	guard_counts(slot);
 	w.end = bpf_ktime_get_ns() + GUARD_WAIT;
-	w.for_pause = 0;
-	bpf_loop(GUARD_LOOKS, look, &w, 0);
-	if (filling(&w))
+	bpf_loop(GUARD_LOOKS, nobody_fills, &w, 0);
+	/* (Whoever is refused says that it fills, too, for a moment.) */
+	if (!w.met)
 		__sync_fetch_and_add(&shared.guards_hasty, 1);
 }
 
@@ -318,7 +272,7 @@ static __always_inline void leave(struct mm_struct *mm, struct pt_regs *regs, un
 {
 	struct section *s = bpf_map_lookup_elem(&sections, &tid);
 
-	if (!s || s->mm != (unsigned long long)mm || s->guard > MAKING)
+	if (!s || s->mm != (unsigned long long)mm || s->guard == LOOKING)
 		return;
 	if (s->guard) {
 		s->guard = LOOKING; /* that takes the lock again */
@@ -359,7 +313,7 @@ int lock_taken(unsigned long long *ctx)
 	int write = flag(ctx, 0), success = flag(ctx, 1);
 	unsigned int tid = bpf_get_current_pid_tgid();
 	unsigned long long name = (unsigned long long)mm;
-	struct section s = {}, *parent, *has;
+	struct section s = {}, *parent;
 	unsigned char one = 1;
 	unsigned long nr;
 
@@ -367,16 +321,11 @@ int lock_taken(unsigned long long *ctx)
 		return 0;
 	if (!write) {
 		leave(mm, regs, tid); /* turned into one for reading */
-		if (own != mm || !guards(regs) || !bpf_map_lookup_elem(&watched, &name))
+		if (own != mm || !guards(regs) || !bpf_map_lookup_elem(&watched, &name) ||
+		    bpf_map_lookup_elem(&sections, &tid))
 			return 0;
-		has = bpf_map_lookup_elem(&sections, &tid);
-		if (has) {
-			if (has->guard == HELD)
-				has->guard = MAKING;
-			return 0;
-		}
 		s.mm = name;
-		s.guard = MAKING;
+		s.guard = 1;
 		if (bpf_map_update_elem(&sections, &tid, &s, BPF_ANY))
 			lose();
 		else
@@ -438,64 +387,6 @@ int lock_left(unsigned long long *ctx)
 		leave(mm, regs, tid);
 	else if (discards(regs, BPF_CORE_READ(regs, orig_ax)) && bpf_map_lookup_elem(&watched, &name))
 		enter(regs, mm, tid, NULL);
-	return 0;
-}
-
-/*
- * Before madvise(), where the kernel allows it: without a lock, and while we wait
- * others run. Nothing is changed while something is filled: a fill that does not end
- * makes the call fail, since then nothing here can be told from what it replaces.
- */
-SEC("fmod_ret.s/__x64_sys_madvise")
-int guard_call(unsigned long long *ctx)
-{
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
-	struct pt_regs *regs = (void *)bpf_task_pt_regs((void *)task);
-	unsigned long long name = (unsigned long long)BPF_CORE_READ(task, mm);
-	struct wait w = { .slot = lp_ledger_slot(name) };
-	unsigned int tid = bpf_get_current_pid_tgid();
-	struct section s = { .mm = name, .guard = LOOKING }, *has;
-
-	if (!guards(regs) || !bpf_map_lookup_elem(&watched, &name))
-		return 0;
-	if (bpf_map_update_elem(&sections, &tid, &s, BPF_ANY)) {
-		lose();
-		return -EAGAIN;
-	}
-	w.end = bpf_ktime_get_ns() + GUARD_PAUSE;
-	w.for_pause = 1;
-	bpf_loop(GUARD_HOLD_LOOKS, look_and_yield, &w, 0);
-	guard_counts(w.slot);
-	w.end = bpf_ktime_get_ns() + GUARD_HOLD;
-	w.for_pause = 0;
-	bpf_loop(GUARD_HOLD_LOOKS, look_and_yield, &w, 0);
-	if (filling(&w)) {
-		if (!w.killed)
-			__sync_fetch_and_add(&shared.guards_refused, 1);
-		return w.killed ? -EINTR : -EAGAIN;
-	}
-	has = bpf_map_lookup_elem(&sections, &tid);
-	if (has)
-		has->guard = HELD;
-	return 0;
-}
-
-/* Refused, by guard_call() or by the kernel before it took the lock: nothing was done. */
-SEC("fexit/__x64_sys_madvise")
-int guard_call_ends(unsigned long long *ctx)
-{
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
-	struct pt_regs *regs = (void *)bpf_task_pt_regs((void *)task);
-	unsigned int tid = bpf_get_current_pid_tgid();
-	struct section *s;
-
-	if (!guards(regs))
-		return 0;
-	s = bpf_map_lookup_elem(&sections, &tid);
-	if (!s || !s->guard)
-		return 0;
-	__sync_fetch_and_add(&slot_of(lp_ledger_slot(s->mm))->entered, 1);
-	bpf_map_delete_elem(&sections, &tid);
 	return 0;
 }
 

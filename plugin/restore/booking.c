@@ -435,11 +435,7 @@ void book_read(struct lp_restore *r)
 	if (lp_ledger_hasty(r->ledger) && !r->told_hasty) {
 		r->told_hasty = true;
 		pr_warn("guard pages (MADV_GUARD_INSTALL) were made while a fill had no CPU or no memory for 2 ms; if it "
-			"was of the same pages they are no guards (this kernel does not let such a call wait for longer)");
-	}
-	if (lp_ledger_refused(r->ledger) && !r->told_refused) {
-		r->told_refused = true;
-		pr_warn("guard pages (MADV_GUARD_INSTALL) were refused with EAGAIN: a fill had no CPU or no memory for 10 s");
+			"was of the same pages they are no guards");
 	}
 	if (!lp_ledger_lost(r->ledger))
 		return;

@@ -141,7 +141,7 @@ struct lp_restore {
 	uint64_t numbers; /* names, and numbers of madvise(), given out */
 	uint64_t ledger_at; /* of the role: when it was read last */
 	struct lp_mm *gate_wanted; /* of the role: an entry can only be taken by who is alone in its gate */
-	bool told_hasty, told_refused;
+	bool told_hasty;
 	/* seen.c; r->lock */
 	struct seen {
 		uint64_t in_ledger, addr;
@@ -150,8 +150,7 @@ struct lp_restore {
 	_Atomic unsigned nseen; /* left for others to look at */
 	struct lp_told {
 		uint64_t in_ledger, addr;
-	} told[16]; /* the last ones of which nobody knew what they wait for: woken once */
-	unsigned ntold;
+	} told[64]; /* of which nobody knew what they wait for: woken once; by address */
 
 	pthread_mutex_t role, lock;
 	pthread_cond_t bulk_cond, urgent_cond, idle_cond, ctl_cond; /* on CLOCK_MONOTONIC */

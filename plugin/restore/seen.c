@@ -55,17 +55,15 @@ static bool in_jobs(const struct lp_reader *rd, const struct lp_mm *mm, uint64_t
  */
 static bool wake_once(struct lp_reader *rd, struct lp_mm *mm, const struct seen *s)
 {
-	struct lp_restore *r = mm->r;
-	unsigned i;
+	struct lp_told *told = &mm->r->told[(s->addr / LP_PAGE_SIZE ^ s->in_ledger >> 6) % ARRAY_SIZE(mm->r->told)];
 
 	if (rd->nwakes == ARRAY_SIZE(rd->wakes))
 		return false;
-	for (i = 0; i < ARRAY_SIZE(r->told); i++)
-		if (r->told[i].in_ledger == s->in_ledger && r->told[i].addr == s->addr) {
-			r->told[i].addr = 1; /* no page: the next time is a first one */
-			return false;
-		}
-	r->told[r->ntold++ % ARRAY_SIZE(r->told)] = (struct lp_told){ s->in_ledger, s->addr };
+	if (told->in_ledger == s->in_ledger && told->addr == s->addr) {
+		told->addr = 1; /* no page: the next time is a first one */
+		return false;
+	}
+	*told = (struct lp_told){ s->in_ledger, s->addr };
 	rd->wakes[rd->nwakes++] = (struct wake){ mm->fd, mm->id, s->addr, LP_PAGE_SIZE };
 	return true;
 }
